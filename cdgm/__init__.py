@@ -1,3 +1,21 @@
 """cdgm: train generative models by coordinate descent, one block at a time."""
 
+from cdgm.descent import Block as Block
+from cdgm.descent import Descent as Descent
+from cdgm.descent import DescentState as DescentState
+from cdgm.descent import LossFn as LossFn
+from cdgm.descent import StepInfo as StepInfo
+from cdgm.descent import block_descent as block_descent
+from cdgm.moves import Evaluation as Evaluation
+from cdgm.moves import Move as Move
+from cdgm.moves import gradient_move as gradient_move
+from cdgm.schedules import Schedule as Schedule
+from cdgm.schedules import cyclic as cyclic
+from cdgm.schedules import phases as phases
+from cdgm.schedules import sequence as sequence
+from cdgm.schedules import shuffled as shuffled
+from cdgm.schedules import uniform as uniform
+from cdgm.transform import CoordinateDescentState as CoordinateDescentState
+from cdgm.transform import coordinate_descent as coordinate_descent
+
 __version__ = '0.1.0'

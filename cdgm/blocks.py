@@ -121,15 +121,20 @@ def _listed(items, most: int = 8) -> str:
     return shown + (f', … ({len(items) - most} more)' if len(items) > most else '')
 
 
-def block_index(name: str, names: Sequence[str]) -> int:
-    """Position of a block among the names.
+def block_name(block: str | int, names: Sequence[str]) -> str:
+    """Name a static block, given by name or by index.
 
     Raises:
       ValueError: there is no such block.
     """
-    if name not in names:
-        raise ValueError(f'unknown block {name!r}; blocks are {_listed(names)}.')
-    return list(names).index(name)
+    if isinstance(block, str):
+        if block not in names:
+            raise ValueError(f'unknown block {block!r}; blocks are {_listed(names)}.')
+        return block
+    if not 0 <= block < len(names):
+        raise ValueError(f'block index {block} is out of range; there are {len(names)} '
+                         f'blocks: {_listed(names)}.')
+    return names[block]
 
 
 def split(tree: Any, labels: Labels, name: str) -> tuple[Any, Any]:

@@ -1,0 +1,309 @@
+"""Block descent: one block of the parameters moves, the rest keep their bits.
+
+    theta_b <- theta_b - U_b(d L_b / d theta_b),    theta_c unchanged for c != b
+
+A *step* is one update of one block. A *visit* is several steps on the same block. A
+*sweep* is a sequence of updates, each from where the last one ended (Gauss-Seidel);
+*simultaneous* moves all blocks from the same point (Jacobi). Each block has its own
+loss and its own rule, so that a VAE's encoder and decoder share one loss while a GAN's
+discriminator and generator have two.
+
+Only the active block is differentiated and only its leaves are written. The block is an
+argument of `step`. A name compiles the program of that block alone; a traced index
+compiles one `lax.switch` over the blocks, which under `vmap` stays a switch as long as
+the index is shared (`in_axes=None`), and otherwise runs every branch.
+
+Nothing here calls `jit`; the caller does, once, at the outside, and donates the state.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cdgm import blocks as trees
+from cdgm.blocks import Params, Selector
+from cdgm.moves import Evaluation, Move, as_move
+
+# (params, batch, key) -> (scalar, aux); aux is a pytree of arrays.
+LossFn = Callable[[Params, Any, jax.Array], tuple[jax.Array, Any]]
+
+
+class Block(NamedTuple):
+    """A subtree of the parameters, the loss that it descends, and how.
+
+    Attributes:
+      leaves: which leaves it owns, see `cdgm.blocks.selects`; '' owns all.
+      loss: (params, batch, key) -> (scalar, aux), a function of *all* parameters.
+      rule: an optax transformation, or a `cdgm.Move`. It sees the active leaves only,
+        so its clipping, decay and counts are the block's own.
+      ephemeral: reset the rule's state at the start of each visit. Such a state never
+        enters the carry, so it costs no memory between visits.
+    """
+
+    leaves: Selector
+    loss: LossFn
+    rule: optax.GradientTransformation | Move
+    ephemeral: bool = False
+
+
+class DescentState(NamedTuple):
+    """What a descent carries from step to step.
+
+    Attributes:
+      params: the whole tree.
+      opt_state: block name -> state of its rule; ephemeral blocks have none.
+      count: int32[], steps taken (a simultaneous step counts once).
+    """
+
+    params: Params
+    opt_state: dict[str, Any]
+    count: jax.Array
+
+
+class StepInfo(NamedTuple):
+    """What a step reports. A visit or a sweep stacks one a step, leading axis K.
+
+    Attributes:
+      block: int32[], index of the block that moved; -1 if the index was out of range,
+        in which case nothing moved and the loss is NaN.
+      loss: float[], the block's loss before the move.
+      grad_norm: float[], 2-norm of the active block's gradient.
+      aux: block name -> what its loss returned beside the value, as floating arrays;
+        NaN for the blocks that did not move, so that `jnp.nanmean` over a scan gives
+        each block's own mean.
+    """
+
+    block: jax.Array
+    loss: jax.Array
+    grad_norm: jax.Array
+    aux: dict[str, Any]
+
+
+class Descent(NamedTuple):
+    """The pure functions that `block_descent` returns.
+
+    Attributes:
+      blocks: name -> Block, in the order that indices count.
+      init: params -> DescentState.
+      step: (state, batch, key, block, **extra) -> (state, StepInfo). `block` is a name,
+        a Python index (both static), or an int32[] that may be traced. `extra` goes to
+        the block's rule, as optax's extra arguments do.
+      visit: (state, batches, keys, block, **extras) -> (state, StepInfo[K]): K steps in
+        one scan; `batches`, `keys` and `extras` have a leading axis K.
+      sweep: (state, batch, key, order) -> (state, StepInfo[len(order)]): updates the
+        named blocks in turn. One key serves all updates on the one minibatch (common
+        random numbers); keys[len(order)] come with minibatches stacked in the same
+        way, one an update. A run of one name in the order is one visit.
+      simultaneous: (state, batch, key) -> (state, StepInfo[B]): all blocks move from
+        the same point.
+    """
+
+    blocks: dict[str, Block]
+    init: Callable[[Params], DescentState]
+    step: Callable[..., tuple[DescentState, StepInfo]]
+    visit: Callable[..., tuple[DescentState, StepInfo]]
+    sweep: Callable[..., tuple[DescentState, StepInfo]]
+    simultaneous: Callable[..., tuple[DescentState, StepInfo]]
+
+
+def block_descent(blocks: Mapping[str, Block]) -> Descent:
+    """Descend one block at a time.
+
+    Args:
+      blocks: name -> Block. Every leaf of the parameters belongs to exactly one; a
+        block that no schedule visits is frozen.
+
+    Returns:
+      A `Descent` of pure functions.
+
+    Raises:
+      ValueError: at `init`, if blocks overlap, miss a leaf or own none; at the first
+        trace, if a block is unknown or a loss is not a scalar.
+      TypeError: a leaf is not a floating array, or a loss returns no (scalar, aux).
+
+    >>> def loss(params, batch, key):
+    ...     return (params['x'] - params['y']) ** 2 + params['x'] ** 2, None
+    >>> descent = block_descent({'x': Block('x', loss, optax.sgd(0.25)),
+    ...                          'y': Block('y', loss, optax.sgd(0.5))})
+    >>> state = descent.init({'x': jnp.array(1.0), 'y': jnp.array(3.0)})
+    >>> state, info = descent.step(state, None, jax.random.key(0), 'x')
+    >>> float(state.params['x']), float(state.params['y']), float(info.loss)
+    (1.5, 3.0, 5.0)
+    """
+    blocks = dict(blocks)
+    names = tuple(blocks)
+    moves = {name: as_move(block.rule) for name, block in blocks.items()}
+
+    def label(params):
+        return trees.label(params, {name: b.leaves for name, b in blocks.items()})
+
+    def init(params):
+        # A dtype makes the type strong: a weak one would change after the first step.
+        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)
+        labels = label(params)
+        opt_state = {name: moves[name].init(trees.split(params, labels, name)[0])
+                     for name in names if not blocks[name].ephemeral}
+        return DescentState(params, opt_state, jnp.zeros((), jnp.int32))
+
+    def enter(state, name):
+        """Take a block out of the state: (active, its rule's state, the rest)."""
+        active, frozen = trees.split(state.params, label(state.params), name)
+        if blocks[name].ephemeral:
+            return active, moves[name].init(active), frozen
+        return active, state.opt_state[name], frozen
+
+    def leave(state, name, active, opt_state, frozen, steps):
+        """Put a block back."""
+        kept = {} if blocks[name].ephemeral else {name: opt_state}
+        return DescentState(trees.merge(active, frozen), {**state.opt_state, **kept},
+                            state.count + steps)
+
+    def move(name, active, opt_state, frozen, batch, key, extra):
+        """Move one block: (active, its rule's state, StepInfo)."""
+        def objective(active):
+            params = trees.merge(active, frozen)
+            return _checked(name, blocks[name].loss(params, batch, key))
+
+        moved, opt_state, seen = moves[name].apply(objective, active, opt_state,
+                                                    **extra)
+        aux = _aux_of_all(blocks, name, seen.aux, trees.merge(active, frozen), batch,
+                          key)
+        return moved, opt_state, _info(names.index(name), seen, aux)
+
+    def step_named(name, state, batch, key, extra):
+        active, opt_state, frozen = enter(state, name)
+        active, opt_state, info = move(name, active, opt_state, frozen, batch, key,
+                                       extra)
+        return leave(state, name, active, opt_state, frozen, 1), info
+
+    def visit_named(name, state, batches, keys, extras):
+        active, opt_state, frozen = enter(state, name)
+
+        # The frozen leaves are closed over, not carried: a carry is copied.
+        def body(carry, data):
+            *carry, info = move(name, *carry, frozen, *data)
+            return tuple(carry), info
+
+        # One step is unrolled, so that updates on one minibatch can share their work.
+        (active, opt_state), infos = lax.scan(body, (active, opt_state),
+                                              (batches, keys, extras),
+                                              unroll=len(keys) == 1)
+        return leave(state, name, active, opt_state, frozen, len(keys)), infos
+
+    def dispatch(function, state, batch, key, block, extra):
+        """Run the program of a static block, or switch on a traced one."""
+        if isinstance(block, str | int):
+            return function(trees.block_name(block, names), state, batch, key, extra)
+
+        branches = [lambda *args, name=name: function(name, *args) for name in names]
+
+        # `lax.switch` clamps a bad index, which would train the wrong block silently.
+        def nothing(state, *args):
+            _, info = jax.eval_shape(branches[0], state, *args)
+            bad = jnp.full(info.block.shape, -1, jnp.int32)
+            return state, jax.tree.map(_not_a_number, info)._replace(block=bad)
+
+        valid = (block >= 0) & (block < len(names))
+        return lax.switch(jnp.where(valid, block, len(names)), [*branches, nothing],
+                          state, batch, key, extra)
+
+    def step(state, batch, key, block, **extra):
+        return dispatch(step_named, state, batch, key, block, extra)
+
+    def visit(state, batches, keys, block, **extras):
+        return dispatch(visit_named, state, batches, keys, block, extras)
+
+    def sweep(state, batch, key, order: Sequence[str]):
+        if not order:
+            raise ValueError('the order of a sweep is empty; name the blocks to visit.')
+        for name in order:
+            trees.block_name(name, names)
+        one = _is_one_key(key)
+        if not one and len(key) != len(order):
+            raise ValueError(f'the sweep has {len(key)} keys and {len(order)} updates; '
+                             'give one key, or one an update.')
+        infos, start = [], 0
+        for name, run in itertools.groupby(order):
+            stop = start + len(list(run))
+            state, info = visit(state, *_data(batch, key, one, start, stop), name)
+            infos.append(info)
+            start = stop
+        return state, jax.tree.map(lambda *xs: jnp.concatenate(xs), *infos)
+
+    def simultaneous(state, batch, key):
+        actives, opt_state, infos = [], dict(state.opt_state), []
+        for name in names:
+            active, inner, frozen = enter(state, name)
+            active, inner, info = move(name, active, inner, frozen, batch, key, {})
+            actives.append(active)
+            infos.append(info)
+            if not blocks[name].ephemeral:
+                opt_state[name] = inner
+        params = reduce(trees.merge, actives)
+        return (DescentState(params, opt_state, state.count + 1),
+                jax.tree.map(lambda *xs: jnp.stack(xs), *infos))
+
+    return Descent(blocks, init, step, visit, sweep, simultaneous)
+
+
+def _is_one_key(key) -> bool:
+    """Say whether a key, typed or of the old kind (uint32[2]), has no leading axis."""
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key.ndim == (0 if typed else 1)
+
+
+def _data(batch, key, one: bool, start: int, stop: int):
+    """Minibatches and keys of updates start … stop of a sweep, with a leading axis."""
+    if one:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (stop - start, *x.shape)),
+                            (batch, key))
+    return jax.tree.map(lambda x: x[start:stop], (batch, key))
+
+
+def _checked(name: str, returned) -> tuple[jax.Array, Any]:
+    """Check what a loss returned; while tracing, so before anything compiles."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise TypeError(f'loss of block {name!r} returned {type(returned).__name__}; '
+                        'a loss returns (scalar, aux). Return (loss, None) if there is '
+                        'nothing to report.')
+    loss, aux = returned
+    if jnp.shape(loss) != ():
+        raise ValueError(f'loss of block {name!r} has shape {jnp.shape(loss)}; a loss '
+                         'is a scalar. Take the mean over the batch.')
+    return loss, aux
+
+
+def _info(index: int, seen: Evaluation, aux) -> StepInfo:
+    # All branches of a switch return the same types, whatever dtype a loss has.
+    return StepInfo(jnp.asarray(index, jnp.int32), jnp.asarray(seen.loss, float),
+                    jnp.asarray(seen.grad_norm, float), aux)
+
+
+def _aux_of_all(blocks: dict[str, Block], name: str, aux, params, batch, key):
+    """{block: aux}, the active block's as it is, the others' of NaN.
+
+    Blocks that share a loss share the form of its aux, so nothing is traced for them.
+    """
+    forms = {id(blocks[name].loss): aux}
+    for block in blocks.values():
+        if id(block.loss) not in forms:
+            _, forms[id(block.loss)] = jax.eval_shape(block.loss, params, batch, key)
+    return {other: jax.tree.map(_floating if other == name else _not_a_number,
+                                forms[id(block.loss)])
+            for other, block in blocks.items()}
+
+
+def _floating(x) -> jax.Array:
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+
+
+def _not_a_number(x) -> jax.Array:
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else float
+    return jnp.full(x.shape, jnp.nan, dtype)
