@@ -17,7 +17,7 @@ Nothing here calls `jit`; the caller does, once, at the outside, and donates the
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -63,7 +63,7 @@ class DescentState(NamedTuple):
 
     params: Params
     opt_state: dict[str, Any]
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
 class StepInfo(NamedTuple):
@@ -171,7 +171,7 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
             return _checked(name, blocks[name].loss(params, batch, key))
 
         moved, opt_state, seen = moves[name].apply(objective, active, opt_state,
-                                                    **extra)
+                                                   **extra)
         aux = _aux_of_all(blocks, name, seen.aux, trees.merge(active, frozen), batch,
                           key)
         return moved, opt_state, _info(names.index(name), seen, aux)
@@ -187,8 +187,11 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
 
         # The frozen leaves are closed over, not carried: a carry is copied.
         def body(carry, data):
-            *carry, info = move(name, *carry, frozen, *data)
-            return tuple(carry), info
+            active, opt_state = carry
+            batch, key, extra = data
+            active, opt_state, info = move(name, active, opt_state, frozen, batch, key,
+                                           extra)
+            return (active, opt_state), info
 
         # One step is unrolled, so that updates on one minibatch can share their work.
         (active, opt_state), infos = lax.scan(body, (active, opt_state),
@@ -219,7 +222,7 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
     def visit(state, batches, keys, block, **extras):
         return dispatch(visit_named, state, batches, keys, block, extras)
 
-    def sweep(state, batch, key, order: Sequence[str]):
+    def sweep(state, batch, key, order):
         if not order:
             raise ValueError('the order of a sweep is empty; name the blocks to visit.')
         for name in order:
@@ -231,7 +234,8 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         infos, start = [], 0
         for name, run in itertools.groupby(order):
             stop = start + len(list(run))
-            state, info = visit(state, *_data(batch, key, one, start, stop), name)
+            batches, keys = _data(batch, key, one, start, stop)
+            state, info = visit(state, batches, keys, name)
             infos.append(info)
             start = stop
         return state, jax.tree.map(lambda *xs: jnp.concatenate(xs), *infos)

@@ -53,8 +53,9 @@ def gradient_move(tx: optax.GradientTransformation) -> Move:
 
     def apply(objective, active, state, **extra):
         (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(active)
-        updates, state = tx.update(grads, state, active, value=loss, grad=grads,
-                                   value_fn=lambda params: objective(params)[0], **extra)
+        updates, state = tx.update(
+            grads, state, active, value=loss, grad=grads,
+            value_fn=lambda params: objective(params)[0], **extra)
         moved = optax.apply_updates(active, updates)
         return moved, state, Evaluation(loss, aux, optax.tree.norm(grads))
 

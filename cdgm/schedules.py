@@ -58,7 +58,7 @@ def cyclic(visits: Sequence[int]) -> Schedule:
     [0, 0, 0, 0, 0, 1, 0, 0]
     """
     counts = _checked_visits(visits)
-    return sequence(np.repeat(np.arange(counts.size), counts), counts.size)
+    return sequence(np.repeat(np.arange(counts.size), counts).tolist(), counts.size)
 
 
 def sequence(indices: Sequence[int], num_blocks: int) -> Schedule:

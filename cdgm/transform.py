@@ -9,7 +9,7 @@ touched either, for Adam would move on by momentum under a zero gradient.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,15 @@ class CoordinateDescentState(NamedTuple):
       inner_states: block name -> state of its rule, which sees the active leaves only.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     inner_states: dict[str, Any]
 
 
+Rule: TypeAlias = optax.GradientTransformation
+
+
 def coordinate_descent(
-        rules: optax.GradientTransformation | Mapping[str, optax.GradientTransformation],
+        rules: Rule | Mapping[str, Rule],
         param_labels: Labels | Callable[[Params], Labels],
         *,
         schedule: Schedule) -> optax.GradientTransformationExtraArgs:
