@@ -1,0 +1,19 @@
+"""Losses as pure functions, in nats, summed over dimensions, averaged over the batch.
+
+`neg_elbo`, `discriminator_loss` and `generator_loss` become loss functions of a block,
+`(params, batch, key) -> (scalar, aux)`, once `functools.partial` has bound the nets;
+the rest are the terms they are made of, one value for each example or each batch.
+"""
+
+from cdgm.losses.gan import (
+    GAN_LOSSES, DiscriminatorTerms, GanLoss, GeneratorTerms, discriminator_loss,
+    generator_loss, least_squares, minimax, non_saturating)
+from cdgm.losses.vae import (
+    ElboTerms, bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood, neg_elbo,
+    sample_latent)
+
+__all__ = [
+    'GAN_LOSSES', 'DiscriminatorTerms', 'ElboTerms', 'GanLoss', 'GeneratorTerms',
+    'bernoulli_log_likelihood', 'discriminator_loss', 'gaussian_kl',
+    'gaussian_log_likelihood', 'generator_loss', 'least_squares', 'minimax', 'neg_elbo',
+    'non_saturating', 'sample_latent']
