@@ -1,0 +1,48 @@
+"""Data sets by name: arrays of images in [0, 1], every loader with the same signature.
+
+A set's files are read from a directory that the user names (`data_dir`, or the
+environment variable CDGM_DATA_DIR), or downloaded once to the user's cache. The sha256
+of every file is pinned, and checked at every load before the file is parsed.
+"""
+
+import difflib
+from collections.abc import Callable
+
+from cdgm.data.binarize import binarize as binarize
+from cdgm.data.binarized_mnist import binarized_mnist as binarized_mnist
+from cdgm.data.dataset import Dataset as Dataset
+from cdgm.data.dataset import Split as Split
+from cdgm.data.digits import digits as digits
+from cdgm.data.files import DataError as DataError
+from cdgm.data.files import Directory
+from cdgm.data.mnist import fashion_mnist as fashion_mnist
+from cdgm.data.mnist import mnist as mnist
+
+DATASETS: dict[str, Callable[[Directory | None], Dataset]] = {
+    'digits': digits,
+    'mnist': mnist,
+    'binarized_mnist': binarized_mnist,
+    'fashion_mnist': fashion_mnist,
+}
+
+
+def load(name: str, data_dir: Directory | None = None) -> Dataset:
+    """Load a data set by its name.
+
+    Args:
+      name: a key of `DATASETS`.
+      data_dir: where its files are; see `cdgm.data.fetch.fetch`.
+
+    Raises:
+      ValueError: there is no set of that name.
+      DataError: a file is missing, altered, or cannot be downloaded.
+
+    >>> load('digits').train.images.shape
+    (1437, 8, 8, 1)
+    """
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f'; did you mean {close[0]!r}?' if close else ''
+        raise ValueError(
+            f'unknown dataset {name!r}: choose one of {", ".join(DATASETS)}{hint}')
+    return DATASETS[name](data_dir)

@@ -1,0 +1,54 @@
+"""What every loader returns: splits of images in [0, 1], as NumPy arrays.
+
+Shapes: N images, H rows, W columns, one channel (the NHWC order of flax).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Split(NamedTuple):
+    """Images and, where the set has them, their classes.
+
+    Attributes:
+      images: float32[N, H, W, 1], intensities in [0, 1].
+      labels: int32[N], or None for a set without labels.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+class Dataset(NamedTuple):
+    """A data set and the witness of which bytes it was read from.
+
+    Attributes:
+      name: the name `cdgm.data.load` knows it by.
+      train: what is trained on.
+      validation: what choices are made on, or None where the set defines none.
+      test: what is reported.
+      sha256: name of each file read -> the sha256 of its bytes, in hexadecimal.
+    """
+
+    name: str
+    train: Split
+    validation: Split | None
+    test: Split
+    sha256: dict[str, str]
+
+
+def unit_images(values: np.ndarray, white: int) -> np.ndarray:
+    """Scale integer pixels to [0, 1] and add the channel.
+
+    Args:
+      values: integer[N, H, W], 0 (black) to `white`.
+      white: the value of a white pixel, which becomes 1.
+
+    Returns:
+      float32[N, H, W, 1].
+
+    >>> unit_images(np.array([[[0, 255]]], np.uint8), 255).ravel()
+    array([0., 1.], dtype=float32)
+    """
+    return np.divide(values, white, dtype=np.float32)[..., None]
