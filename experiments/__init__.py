@@ -1,0 +1,1 @@
+"""Experiments: what the library is for, one file each, run with `python -m`."""

@@ -1,0 +1,96 @@
+"""Pictures of a run, as PNG files in its folder."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+
+import matplotlib.pyplot as plt  # noqa: E402  after the choice of backend
+import numpy as np  # noqa: E402
+
+from cdgm.metrics import mean_and_error  # noqa: E402
+from experiments.run_folder import RunFolder, read_rows  # noqa: E402
+
+# Colours that are told apart without seeing red and green (Okabe & Ito 2008).
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+
+plt.rcParams.update({
+    'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
+    'grid.alpha': 0.3, 'figure.dpi': 120, 'font.size': 9, 'legend.frameon': False,
+    'axes.prop_cycle': plt.cycler(color=COLOURS), 'savefig.bbox': 'tight'})
+
+
+def grid(path: Path, images, title: str = '', columns: int = 8) -> None:
+    """Draw images side by side.
+
+    Args:
+      path: of the PNG.
+      images: float[N, H, W, 1] in [0, 1].
+      title: above them.
+      columns: images in a row.
+    """
+    images = np.clip(np.asarray(images)[..., 0], 0, 1)
+    height, width = images.shape[1:]
+    rows = len(images) // columns
+    tiles = images[:rows * columns].reshape(rows, columns, height, width)
+    # A grey line between the tiles; no anti-aliasing, which would blur 8 x 8 images.
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0.5)
+    sheet = tiles.transpose(0, 2, 1, 3).reshape(rows * (height + 1), -1)[:-1, :-1]
+    figure, axes = plt.subplots(figsize=(4, 4 * rows / columns))
+    axes.imshow(sheet, cmap='gray_r', vmin=0, vmax=1, interpolation='nearest')
+    axes.set_axis_off()
+    axes.set_title(title)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def band(axes, x, values, label: str) -> None:
+    """Draw the mean over the seeds and one standard error either side.
+
+    Args:
+      axes: of matplotlib.
+      x: float[T].
+      values: float[T, S].
+      label: in the legend.
+    """
+    mean, error = mean_and_error(np.asarray(values).T)
+    line, = axes.plot(x, mean, label=label)
+    if np.shape(values)[1] > 1:
+        axes.fill_between(x, mean - error, mean + error, color=line.get_color(),
+                          alpha=0.25, linewidth=0)
+
+
+def loss_curves(folder: RunFolder) -> None:
+    """Draw the training loss of every block and the test metrics against the sweeps."""
+    rows = read_rows(folder.path)
+    trained = [row for row in rows if 'loss' in row]
+    tested = [row for row in rows if 'test' in row]
+    metrics = list(tested[0]['test'])
+    figure, (left, *others) = plt.subplots(
+        1, 1 + len(metrics), figsize=(4 * (1 + len(metrics)), 3))
+    for name in sorted({name for row in trained for name in row['loss']}):
+        mine = [row for row in trained if name in row['loss']]
+        band(left, [row['sweep'] for row in mine],
+             [row['loss'][name] for row in mine], name)
+    left.set(xlabel='sweeps', title='training loss of each block')
+    left.legend()
+    for axes, name in zip(others, metrics):
+        band(axes, [row['sweep'] for row in tested],
+             [row['test'][name] for row in tested], name)
+        axes.set(xlabel='sweeps', title=f'test {name}')
+    figure.tight_layout()
+    figure.savefig(folder.path / 'loss.png')
+    plt.close(figure)
+
+
+def conclude(folder: RunFolder) -> None:
+    """Draw the curves and say where the run is and what it reached."""
+    loss_curves(folder)
+    last = read_rows(folder.path)[-1]
+    for name, values in last['test'].items():
+        mean, error = mean_and_error(np.asarray(values))
+        spread = f' ± {error:.2g} (standard error)' if len(values) > 1 else ''
+        print(f'test {name} {mean:.5g}{spread}, {len(values)} seeds, {last["sweep"]} '
+              f'sweeps, {last["gflop"]:.4g} GFLOP a seed, {last["seconds"]:.1f} s')
+    print(folder.path)

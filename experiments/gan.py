@@ -1,0 +1,95 @@
+"""Train a generative adversarial network, its players in any order.
+
+    python -m experiments.gan                                   # digits, 1 minute
+    python -m experiments.gan --order=simultaneous              # both from one point
+    python -m experiments.gan --order=discriminator*5,generator
+    python -m experiments.gan --dataset=mnist --epochs=5
+
+The discriminator and the generator have opposed losses, each a block with its own Adam
+of beta1 = 0.5 (Radford et al. 2016). Every update draws a minibatch and noise of its
+own, unless --nofresh_minibatches.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import flags
+
+import cdgm
+from cdgm import losses, metrics, models
+from cdgm.data import load
+from experiments import figures, launch, run_folder, settings
+from experiments.training import Study, train
+
+BLOCKS = ('discriminator', 'generator')
+
+# Enough for a standard error well below the distances between runs.
+_SAMPLES = 1000
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Add the flags of this experiment."""
+    settings.define_flags(values, order='discriminator,generator', learning_rate='2e-4',
+                          batch_size=64, epochs=40, fresh_minibatches=True)
+    own = {'flag_values': values}
+    flags.DEFINE_enum('loss', 'non_saturating', sorted(losses.GAN_LOSSES),
+                      'Of the two players.', **own)
+    flags.DEFINE_multi_integer('widths', [128, 256, 512, 1024], 'Width of a hidden '
+                               'layer of the generator; repeat for more.',
+                               lower_bound=1, **own)
+    flags.DEFINE_multi_integer('channels', [64, 128, 128], 'Channels of a convolution '
+                               'of the discriminator; repeat for more.', lower_bound=1,
+                               **own)
+    flags.DEFINE_integer('latent', 100, 'Dimensions of the latent.', lower_bound=1,
+                         **own)
+    flags.DEFINE_float('beta1', 0.5, "Adam's decay of the first moment.",
+                       lower_bound=0., upper_bound=1., **own)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Train, evaluate and draw."""
+    keys = jax.vmap(jax.random.key)(values.seed + jnp.arange(values.seeds))
+    order = settings.read_order(values, BLOCKS, jax.random.key(values.seed),
+                                whole=('simultaneous',))
+    data = load(values.dataset, values.data_dir)
+    sweeps = settings.read_sweeps(values, len(data.train.images))
+    folder = run_folder.create(f'gan-{values.dataset}-{"-".join(order.updates)}',
+                               values, {'data': data.sha256})
+
+    model = models.gan(data.train.images.shape[1:], values.latent, values.widths,
+                       values.channels)
+    nets = {'generate': model.generate, 'discriminate': model.discriminate,
+            'latent_size': values.latent, 'loss': losses.GAN_LOSSES[values.loss]}
+    loss = {'discriminator': partial(losses.discriminator_loss, **nets),
+            'generator': partial(losses.generator_loss, **nets)}
+    descent = cdgm.block_descent({
+        name: cdgm.Block(name, loss[name],
+                         optax.adam(order.rates[name], b1=values.beta1))
+        for name in BLOCKS})
+
+    latent = jax.random.normal(jax.random.key(0), (_SAMPLES, values.latent))
+    test = jnp.asarray(data.test.images[:_SAMPLES]).reshape(-1, data.test.images[0].size)
+    bandwidth = metrics.median_bandwidth(test[::2], test[1::2])
+
+    def evaluate(params):
+        def distance(params):
+            samples = model.generate(params, latent).reshape(_SAMPLES, -1)
+            return metrics.mmd2(samples, test, bandwidth)
+        return {'mmd2': jax.vmap(distance)(params)}
+
+    params = train(Study(
+        init=model.init, descent=descent, order=order,
+        images=jnp.asarray(data.train.images), prepare=lambda images, key: images,
+        evaluate=evaluate, batch_size=values.batch_size,
+        fresh=values.fresh_minibatches, keys=keys),
+        sweeps, values.evaluations, folder, f'gan {values.order}')
+    folder.save_params(params)
+    first = jax.tree.map(lambda x: x[0], params)
+    figures.grid(folder.path / 'samples.png', model.generate(first, latent[:64]))
+    figures.conclude(folder)
+
+
+if __name__ == '__main__':
+    launch.run(define_flags, main, __doc__)

@@ -1,0 +1,99 @@
+"""The flags that every training experiment has, and what they mean together."""
+
+from typing import NamedTuple
+
+from absl import flags
+
+from cdgm import schedules
+from cdgm.data import DATASETS
+from experiments.launch import SettingError
+from experiments.orders import WHOLE, parse_order, parse_per_block
+
+
+def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
+                 batch_size: int, epochs: float, fresh_minibatches: bool) -> None:
+    """Define the common flags; the arguments are the defaults that differ."""
+    own = {'flag_values': values}
+    flags.DEFINE_enum('dataset', 'digits', sorted(DATASETS), 'Images to model.', **own)
+    flags.DEFINE_string('data_dir', None, 'Folder that holds the data files already '
+                        '(or CDGM_DATA_DIR); otherwise they are downloaded.', **own)
+    flags.DEFINE_string('order', order, 'Block updates of a sweep, as in '
+                        'decoder,encoder or discriminator*5,generator; joint or '
+                        'simultaneous moves everything at once.', **own)
+    flags.DEFINE_enum('schedule', 'cyclic', ['cyclic', 'shuffled', 'uniform'],
+                      'cyclic: the order as it stands; shuffled: a fresh permutation '
+                      'of its blocks every sweep; uniform: blocks drawn by their '
+                      'share of the order.', **own)
+    flags.DEFINE_bool('fresh_minibatches', fresh_minibatches, 'A minibatch and noise '
+                      'of its own for every update, not one for a sweep.', **own)
+    flags.DEFINE_string('learning_rate', learning_rate, 'Adam step size, as in 1e-3 or '
+                        'decoder=1e-3,encoder=5e-4.', **own)
+    flags.DEFINE_integer('batch_size', batch_size, 'Images in a minibatch.',
+                         lower_bound=1, **own)
+    flags.DEFINE_float('epochs', epochs, 'Length of training: an epoch is as many '
+                       'sweeps as there are minibatches in the data.',
+                       lower_bound=0., **own)
+    flags.DEFINE_integer('sweeps', None, 'Length of training in sweeps, in place of '
+                         '--epochs.', lower_bound=1, **own)
+    flags.DEFINE_integer('evaluations', 20, 'Evaluations in the course of training.',
+                         lower_bound=1, **own)
+    flags.DEFINE_integer('seeds', 1, 'Runs that differ only in their seed, side by '
+                         'side in one program.', lower_bound=1, **own)
+    flags.DEFINE_integer('seed', 0, 'The first seed.', lower_bound=0, **own)
+    flags.DEFINE_string('run_dir', None, 'Folder of the run; a new one under runs/ '
+                        'unless given.', **own)
+
+
+class Order(NamedTuple):
+    """How the blocks take turns.
+
+    Attributes:
+      updates: names, one an update of a sweep; ('joint',) or ('simultaneous',).
+      rates: block name -> Adam step size.
+      schedule: chooses the blocks, or None where the updates stand as they are.
+    """
+
+    updates: tuple[str, ...]
+    rates: dict[str, float]
+    schedule: schedules.Schedule | None
+
+
+def read_order(values: flags.FlagValues, blocks: tuple[str, ...], key,
+               whole: tuple[str, ...] = WHOLE) -> Order:
+    """Read `--order`, `--learning_rate` and `--schedule` together.
+
+    Raises:
+      SettingError: they name a block that is not there, or do not go together.
+    """
+    try:
+        updates = parse_order(values.order, blocks, whole)
+        names = ('joint',) if updates == ('joint',) else blocks
+        rates = parse_per_block(values.learning_rate, names)
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+    if values.schedule == 'cyclic':
+        return Order(updates, rates, None)
+    if updates[0] in WHOLE:
+        raise SettingError(f'--schedule={values.schedule} chooses among blocks, and '
+                           f'--order={values.order} moves all of them; name blocks.')
+    visits = [updates.count(name) for name in blocks]
+    if values.schedule == 'shuffled':
+        return Order(updates, rates, schedules.shuffled(visits, key))
+    shares = [count / len(updates) for count in visits]
+    return Order(updates, rates, schedules.uniform(len(blocks), key, shares))
+
+
+def read_sweeps(values: flags.FlagValues, num_images: int) -> int:
+    """Length of training in sweeps.
+
+    Raises:
+      SettingError: a minibatch is larger than the data, or there is nothing to do.
+    """
+    if values.batch_size > num_images:
+        raise SettingError(f'--batch_size={values.batch_size} exceeds the {num_images} '
+                           'training images; lower it.')
+    sweeps = values.sweeps or round(values.epochs * (num_images // values.batch_size))
+    if sweeps < 1:
+        raise SettingError(f'--epochs={values.epochs} is less than one sweep; raise '
+                           'it, or give --sweeps.')
+    return sweeps
