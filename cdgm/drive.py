@@ -1,0 +1,216 @@
+"""Drive: one way to train by a schedule or by a rule, for one seed or for many.
+
+    b       = select(rule state)
+    theta_b <- theta_b - U_b(d L_b / d theta_b)          `descent.step`
+    rule state <- observe(rule state, what the step did)
+
+With a seeds axis the rule keeps one state, sees the means over the seeds, and chooses
+one block for all of them: the index is not batched, so the program under `vmap` holds
+one conditional and not every branch. (Mapping a driven step without seeds gives every
+seed its own choice, and runs every branch.)
+
+Every step is a visit of its own: an ephemeral block starts anew in each.
+
+Shapes   S seeds, B blocks. With seeds: params and optimiser states [S, …], keys [S],
+         minibatches [S, …] or shared, StepInfo [S]; without, no S.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cdgm import blocks as trees
+from cdgm.blocks import Params
+from cdgm.descent import Descent, DescentState, StepInfo
+from cdgm.schedules import Schedule
+from cdgm.selection.rule import Rule, Seen, from_schedule
+
+
+class DrivenState(NamedTuple):
+    """What a driven descent carries, and what a checkpoint holds.
+
+    Attributes:
+      descent: params, optimiser states and count; with a seeds axis, one a seed.
+      rule: the rule's state, shared by all seeds.
+    """
+
+    descent: DescentState
+    rule: Any
+
+
+class Driven(NamedTuple):
+    """The pure functions that `drive` returns.
+
+    Attributes:
+      init: params -> DrivenState.
+      step: (state, batch, key, signal=None, **extra) -> (state, StepInfo). `signal` is
+        for rules that watch held-out data (larger is better), float[] or float[S]; NaN
+        or `None` where there is none. The rule hears it after this step. `extra` goes
+        to the block's own rule, the same for all seeds.
+    """
+
+    init: Callable[[Params], DrivenState]
+    step: Callable[..., tuple[DrivenState, StepInfo]]
+
+
+def drive(descent: Descent, rule: Rule | Schedule, *, seeds: bool = False,
+          batch_axis: int | None = None) -> Driven:
+    """Let a rule or a schedule choose the block of every step.
+
+    Args:
+      descent: what `block_descent` returns.
+      rule: a `Rule`, or a `Schedule`, which is one.
+      seeds: whether params and keys have a leading axis of seeds.
+      batch_axis: axis of the seeds in the minibatches; `None` if all seeds share them.
+
+    Raises:
+      ValueError: the rule is written for another number of blocks.
+      TypeError: it is neither a rule nor a schedule.
+
+    >>> import cdgm
+    >>> def loss(params, batch, key):
+    ...     return (params['x'] - 1) ** 2 + (params['y'] + 2) ** 2, None
+    >>> descent = cdgm.block_descent({name: cdgm.Block(name, loss, optax.sgd(0.5))
+    ...                               for name in ('x', 'y')})
+    >>> driven = drive(descent, cdgm.cyclic((1, 1)))
+    >>> state = driven.init({'x': jnp.array(0.0), 'y': jnp.array(0.0)})
+    >>> state, info = driven.step(state, None, jax.random.key(0))
+    >>> state, info = driven.step(state, None, jax.random.key(0))
+    >>> {name: float(leaf) for name, leaf in state.descent.params.items()}
+    {'x': 1.0, 'y': -2.0}
+    """
+    if isinstance(rule, Schedule):
+        rule = from_schedule(rule)
+    _check(rule, tuple(descent.blocks))
+
+    def mapped(function, *axes):
+        return jax.vmap(function, axes) if seeds else function
+
+    def shared(values):
+        """Mean over the seeds; one that has diverged does not choose for the rest."""
+        values = jnp.asarray(values, float)
+        return jnp.mean(values, 0, where=jnp.isfinite(values)) if seeds else values
+
+    def init(params):
+        return DrivenState(mapped(descent.init, 0)(params), rule.init())
+
+    def step(state, batch, key, signal=None, **extra):
+        def descend(state, batch, key, block):
+            return descent.step(state, batch, key, block, **extra)
+
+        def grad_norms(params, batch, key):
+            return block_grad_norms(descent, params, batch, key)
+
+        def secant(before, after, batch, key, block):
+            return _secant(descent, before, after, batch, key, block)
+
+        def decrease(loss, params, batch, key, block):
+            return loss - _loss(descent, params, batch, key, block)
+
+        before = state.descent
+        block, rule_state = rule.select(state.rule, lambda: shared(
+            mapped(grad_norms, 0, batch_axis, 0)(before.params, batch, key)))
+        after, info = mapped(descend, 0, batch_axis, 0, None)(before, batch, key, block)
+
+        def probe(function, start):
+            return shared(mapped(function, 0, 0, batch_axis, 0, None)(
+                start, after.params, batch, key, block))
+
+        seen = Seen(block, shared(info.loss), shared(info.grad_norm),
+                    _mean_signal(signal),
+                    decrease=lambda: probe(decrease, info.loss),
+                    secant=lambda: probe(secant, before.params))
+        return DrivenState(after, rule.observe(rule_state, seen)), info
+
+    return Driven(init, step)
+
+
+def block_grad_norms(descent: Descent, params: Params, batch, key) -> jax.Array:
+    """Measure the gradients of all blocks, each of its own loss, at one point.
+
+    Blocks that share a loss, as one and the same function, share one backward pass: for
+    B equal layers in a chain 3B - 1 products of a layer, and only B numbers leave it.
+
+    Args:
+      descent: what `block_descent` returns.
+      params: the whole tree.
+      batch: the minibatch.
+      key: PRNG key.
+
+    Returns:
+      float[B], the 2-norm of each block's gradient, in the order of the blocks.
+    """
+    labels, norms = _labels(descent, params), {}
+    for loss, names in _by_loss(descent):
+        # The blocks of one loss, taken together, are one block.
+        group = jax.tree.map(lambda name, names=names: str(name in names), labels)
+        grads = _grad(loss, params, group, str(True), batch, key)
+        for name in names:
+            norms[name] = optax.tree.norm(trees.split(grads, labels, name)[0])
+    return jnp.stack([jnp.asarray(norms[name], float) for name in descent.blocks])
+
+
+def _check(rule, names) -> None:
+    if not isinstance(rule, Rule):
+        raise TypeError(f'the rule is a {type(rule).__name__}; give a Rule or a '
+                        'Schedule.')
+    if rule.num_blocks != len(names):
+        listed = ', '.join(repr(name) for name in names)
+        raise ValueError(f'the rule is written for {rule.num_blocks} blocks, and there '
+                         f'are {len(names)}: {listed}. Give it one entry a block.')
+
+
+def _mean_signal(signal) -> jax.Array:
+    values = jnp.asarray(jnp.nan if signal is None else signal, float)
+    return jnp.mean(values, where=jnp.isfinite(values))
+
+
+def _labels(descent: Descent, params):
+    return trees.label(params, {n: b.leaves for n, b in descent.blocks.items()})
+
+
+def _by_loss(descent: Descent) -> list[tuple[Callable, list[str]]]:
+    """Each loss with the blocks that descend it; losses need not be hashable."""
+    groups: dict[int, tuple[Callable, list[str]]] = {}
+    for name, block in descent.blocks.items():
+        groups.setdefault(id(block.loss), (block.loss, []))[1].append(name)
+    return list(groups.values())
+
+
+def _grad(loss, params, labels, name: str, batch, key):
+    """Gradient of a loss with respect to the leaves of one label; `None` elsewhere."""
+    active, frozen = trees.split(params, labels, name)
+    return jax.grad(lambda active: loss(trees.merge(active, frozen), batch, key)[0])(
+        active)
+
+
+def _loss(descent: Descent, params, batch, key, block) -> jax.Array:
+    """Evaluate the loss of a traced block."""
+    groups = _by_loss(descent)
+    which = [next(i for i, (_, names) in enumerate(groups) if name in names)
+             for name in descent.blocks]
+    branches = [lambda *args, loss=loss: jnp.asarray(loss(*args)[0], float)
+                for loss, _ in groups]
+    return lax.switch(jnp.asarray(which)[block], branches, params, batch, key)
+
+
+def _secant(descent: Descent, before, after, batch, key, block) -> jax.Array:
+    """||g_b(after) - g_b(before)|| / ||after - before||, of a traced block b."""
+    labels = _labels(descent, before)
+
+    def branch(name):
+        def run(before, after, batch, key):
+            start, end = [_grad(descent.blocks[name].loss, params, labels, name, batch,
+                                key) for params in (before, after)]
+            moved = optax.tree.sub(after, before)
+            ratio = (optax.tree.norm(optax.tree.sub(end, start))
+                     / optax.tree.norm(trees.split(moved, labels, name)[0]))
+            return jnp.asarray(ratio, float)
+        return run
+
+    return lax.switch(block, [branch(name) for name in descent.blocks], before, after,
+                      batch, key)
