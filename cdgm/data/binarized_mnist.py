@@ -47,10 +47,10 @@ def binarized_mnist(data_dir: Directory | None = None) -> Dataset:
     Raises:
       DataError: a file is missing, altered, or cannot be downloaded.
     """
-    home = local_folder(_FOLDER, data_dir)
+    texts = tuple(AMAT_FILES.values())
+    home = local_folder(_FOLDER, (PACKED_FILE, *texts), data_dir)
     packed = home is not None and (home / PACKED_FILE.name).exists()
-    files = (PACKED_FILE,) if packed else tuple(AMAT_FILES.values())
-    contents = fetch(_FOLDER, files, data_dir)
+    contents = fetch(_FOLDER, (PACKED_FILE,) if packed else texts, data_dir)
     if packed:
         bits = parse(contents[PACKED_FILE.name], parse_packed)
     else:

@@ -4,7 +4,7 @@ A folder that the user names is final: nothing is downloaded then, and nothing w
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from cdgm.data.download import download, import_pooch
@@ -12,7 +12,7 @@ from cdgm.data.files import Content, DataError, Directory, File, read
 
 
 def fetch(
-    folder: str, files: Iterable[File], data_dir: Directory | None = None,
+    folder: str, files: Sequence[File], data_dir: Directory | None = None,
 ) -> dict[str, Content]:
     """Read the files of a set, each checked against its sha256.
 
@@ -30,15 +30,20 @@ def fetch(
       DataError: a file is missing, altered, or cannot be downloaded.
       ImportError: a download is called for, and pooch is not installed.
     """
-    home = local_folder(folder, data_dir)
+    home = local_folder(folder, files, data_dir)
     if home is not None:
         return {file.name: read(file, home) for file in files}
     cache = Path(import_pooch().os_cache('cdgm')) / folder
     return {file.name: _read_or_download(file, cache) for file in files}
 
 
-def local_folder(folder: str, data_dir: Directory | None = None) -> Path | None:
+def local_folder(
+    folder: str, files: Sequence[File], data_dir: Directory | None = None,
+) -> Path | None:
     """Find the set's folder in `data_dir` or CDGM_DATA_DIR; None if neither is given.
+
+    It is the first of DIR/fashion-mnist, DIR/fashion_mnist and DIR (for example) that
+    holds any of the files, and DIR/fashion-mnist, where they should be, if none does.
 
     Raises:
       DataError: the directory does not exist.
@@ -51,8 +56,10 @@ def local_folder(folder: str, data_dir: Directory | None = None) -> Path | None:
     if not path.is_dir():
         raise DataError(f'{given_by}={root}: no such directory; name the one that has '
                         f'{folder}/, or none to download the data')
-    inside = [path / folder, path / folder.replace('-', '_')]
-    return next((p for p in inside if p.is_dir()), path)
+    homes = path / folder, path / folder.replace('-', '_'), path
+    found = (home for home in homes
+             if any((home / file.name).exists() for file in files))
+    return next(found, homes[0])
 
 
 def _read_or_download(file: File, cache: Path) -> Content:

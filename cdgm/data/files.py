@@ -77,7 +77,7 @@ def read(file: File, folder: Path) -> Content:
             f'{path}: {error.strerror} (expected sha256 {file.sha256}); '
             f'fetch {file.url} into {folder}') from error
     pinned = (file.sha256, *file.repacked)
-    remedy = f'remove it and fetch {file.url}'
+    remedy = f'move it away and fetch {file.url}'
     return Content(path, data, check_sha256(data, pinned, str(path), remedy))
 
 

@@ -1,8 +1,10 @@
 """Files come from the user's directory, the cache or the web; errors are one line."""
 
 import builtins
+import logging
 import re
 
+import pooch
 import pytest
 
 from cdgm.data.fetch import fetch
@@ -28,7 +30,7 @@ def put(folder, data, name=NAME):
     (folder / name).write_bytes(data)
 
 
-def test_downloads_once(server, cache, capfd):
+def test_downloads_once(server, cache):
     file = server.publish(NAME, GOOD)
     first = fetch('speeches', [file])[NAME]
     assert first == (cache / 'speeches' / NAME, GOOD, file.sha256)
@@ -36,7 +38,6 @@ def test_downloads_once(server, cache, capfd):
     assert fetch('speeches', [file])[NAME] == first
     assert server.hits == ['/' + NAME]
     assert [p.name for p in (cache / 'speeches').iterdir()] == [NAME]
-    assert capfd.readouterr() == ('', '')
 
 
 @pytest.mark.parametrize('seen', [b'five score', GOOD[:-1]])
@@ -74,13 +75,12 @@ def test_not_found(server, cache):
     assert f'{server.url}/gone.txt: not downloaded (404 Not Found' in message
 
 
-def test_server_down(server, cache, capfd):
+def test_server_down(server, cache):
     file = server.publish(NAME, GOOD)
     server.close()
     message = fail(file)
     assert f'{file.url}: not downloaded (ConnectionError' in message
     assert 'CDGM_DATA_DIR' in message
-    assert capfd.readouterr() == ('', '')
 
 
 def test_unwritable_cache(server, cache):
@@ -93,6 +93,19 @@ def test_unwritable_cache(server, cache):
     assert '\n' not in message
     assert f"{cache / 'speeches' / NAME}: cannot be written" in message
     assert 'CDGM_DATA_DIR' in message
+
+
+def test_pooch_is_quiet(server, cache, caplog):
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.INFO):
+            fetch('speeches', [server.publish(NAME, GOOD)])
+    finally:
+        logger.removeHandler(caplog.handler)
+    names = [record.name for record in caplog.records if record.levelno >= logging.INFO]
+    assert names == ['cdgm.data.download'] and logger.level == level
 
 
 def test_needs_pooch(monkeypatch):
@@ -139,8 +152,9 @@ def test_repacked_is_accepted_in_data_dir(server, tmp_path):
     assert fetch('speeches', [file], tmp_path)[NAME].sha256 == other.sha256
 
 
-def test_missing_in_data_dir_is_not_downloaded(server, cache, tmp_path):
-    (tmp_path / 'mine' / 'speeches').mkdir(parents=True)
+@pytest.mark.parametrize('made', ['mine/speeches', 'mine'])
+def test_missing_in_data_dir_is_not_downloaded(server, cache, tmp_path, made):
+    (tmp_path / made).mkdir(parents=True)
     file = server.publish(NAME, GOOD)
     message = fail(file, tmp_path / 'mine')
     path = tmp_path / 'mine' / 'speeches' / NAME
