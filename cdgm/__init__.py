@@ -6,6 +6,10 @@ from cdgm.descent import DescentState as DescentState
 from cdgm.descent import LossFn as LossFn
 from cdgm.descent import StepInfo as StepInfo
 from cdgm.descent import block_descent as block_descent
+from cdgm.drive import Driven as Driven
+from cdgm.drive import DrivenState as DrivenState
+from cdgm.drive import block_grad_norms as block_grad_norms
+from cdgm.drive import drive as drive
 from cdgm.moves import Evaluation as Evaluation
 from cdgm.moves import Move as Move
 from cdgm.moves import gradient_move as gradient_move
@@ -15,6 +19,13 @@ from cdgm.schedules import phases as phases
 from cdgm.schedules import sequence as sequence
 from cdgm.schedules import shuffled as shuffled
 from cdgm.schedules import uniform as uniform
+from cdgm.selection import Rule as Rule
+from cdgm.selection import aggressive as aggressive
+from cdgm.selection import bandit as bandit
+from cdgm.selection import from_schedule as from_schedule
+from cdgm.selection import gauss_southwell as gauss_southwell
+from cdgm.selection import importance as importance
+from cdgm.selection import plateau as plateau
 from cdgm.transform import CoordinateDescentState as CoordinateDescentState
 from cdgm.transform import coordinate_descent as coordinate_descent
 

@@ -70,7 +70,8 @@ def main(values: flags.FlagValues) -> None:
         for name in BLOCKS})
 
     latent = jax.random.normal(jax.random.key(0), (_SAMPLES, values.latent))
-    test = jnp.asarray(data.test.images[:_SAMPLES]).reshape(-1, data.test.images[0].size)
+    test = jnp.asarray(data.test.images[:_SAMPLES])
+    test = test.reshape(len(test), -1)
     bandwidth = metrics.median_bandwidth(test[::2], test[1::2])
 
     def evaluate(params):
@@ -84,7 +85,7 @@ def main(values: flags.FlagValues) -> None:
         images=jnp.asarray(data.train.images), prepare=lambda images, key: images,
         evaluate=evaluate, batch_size=values.batch_size,
         fresh=values.fresh_minibatches, keys=keys),
-        sweeps, values.evaluations, folder, f'gan {values.order}')
+        sweeps, values.evaluations, folder, 'gan')
     folder.save_params(params)
     first = jax.tree.map(lambda x: x[0], params)
     figures.grid(folder.path / 'samples.png', model.generate(first, latent[:64]))

@@ -42,10 +42,10 @@ class Progress:
         """Go on by some sweeps, of which a row of metrics tells."""
         before, self._done = self._done, self._done + sweeps
         rate = f'{self._done / max(row["seconds"], 1e-9):.0f}/s'
-        losses = ' '.join(f'{name} {np.mean(value):.4g}'
-                          for name, value in row['loss'].items())
+        losses = ', '.join(f'{name} {np.mean(value):.4g}'
+                           for name, value in row['loss'].items())
         self._bar.update(self._task, advance=sweeps, rate=rate, note=losses)
         tenth = self._total / 10
         if not self._console.is_terminal and self._done // tenth > before // tenth:
             self._console.print(
-                f'{self._title}: {self._done}/{self._total} sweeps, {rate}, {losses}')
+                f'{self._title}: {self._done}/{self._total}, {rate}, {losses}')

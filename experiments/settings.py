@@ -50,12 +50,12 @@ class Order(NamedTuple):
     Attributes:
       updates: names, one an update of a sweep; ('joint',) or ('simultaneous',).
       rates: block name -> Adam step size.
-      schedule: chooses the blocks, or None where the updates stand as they are.
+      rule: chooses the blocks, or None where the updates stand as they are.
     """
 
     updates: tuple[str, ...]
     rates: dict[str, float]
-    schedule: schedules.Schedule | None
+    rule: schedules.Schedule | None
 
 
 def read_order(values: flags.FlagValues, blocks: tuple[str, ...], key,

@@ -1,7 +1,7 @@
 """Train any descent: sweeps in compiled chunks, several seeds side by side.
 
 The data stay on the device, a chunk is one loop in one program, and the seeds are a
-vmapped axis of it. The choice of block is made outside that axis, so that a schedule
+vmapped axis of it. The choice of block is made outside that axis, so that a rule's
 stays a conditional and not every branch. The numbers do not depend on the length of the
 chunks, which only says how often something is reported.
 
@@ -98,18 +98,19 @@ def train(study: Study, sweeps: int, evaluations: int, folder: RunFolder,
     tests = {round(sweeps * i / evaluations) for i in range(evaluations + 1)}
     length = math.ceil(sweeps / _ROWS)
     stops = sorted({*range(0, sweeps, length), sweeps, *tests})
-    state = jax.jit(jax.vmap(lambda key: study.descent.init(study.init(
-        jax.random.fold_in(key, 0)))))(study.keys)
-    evaluate = jax.jit(study.evaluate)
+    sweeps_all = _sweeps(study)
+    state = jax.jit(lambda keys: sweeps_all.init(jax.vmap(
+        lambda key: study.init(jax.random.fold_in(key, 0)))(keys)))(study.keys)
+    evaluate = jax.jit(lambda state: study.evaluate(sweeps_all.params(state)))
     spent = sweep_cost(study)
     seconds = flops = 0.0
     folder.add_row({'sweep': 0, 'epoch': 0.0, 'seconds': 0.0, 'gflop': 0.0,
-                    'test': evaluate(state.params)})
+                    'test': evaluate(state)})
     with Progress(title, sweeps) as progress:
         progress.say('compiling')
         # Ahead of time, so that the first chunk's rate is that of the others.
         chunk = jax.jit(chunk_of(study, length), donate_argnums=0).lower(
-            state, study.images, 0, 0).compile()
+            state, study.images, *jnp.zeros(2, jnp.int32)).compile()
         for start, stop in zip(stops, stops[1:]):
             began = time.perf_counter()
             state, sums, bad = jax.block_until_ready(
@@ -121,10 +122,10 @@ def train(study: Study, sweeps: int, evaluations: int, folder: RunFolder,
                    'seconds': round(seconds, 4), 'gflop': flops / 1e9,
                    **_means(sums, names)}
             if stop in tests:
-                row['test'] = evaluate(state.params)
+                row['test'] = evaluate(state)
             folder.add_row(row)
             progress.advance(stop - start, row)
-    return state.params
+    return sweeps_all.params(state)
 
 
 def _per_epoch(study: Study) -> int:
@@ -135,14 +136,25 @@ def _per_sweep(study: Study) -> int:
     return len(study.order.updates) if study.fresh else 1
 
 
-def sweep_over_seeds(study: Study) -> Callable:
-    """One sweep of every seed: (state, batches, keys, sweep) -> (state, StepInfo[S, U]).
+class Sweeps(NamedTuple):
+    """How one program sweeps all seeds.
 
-    `batches` is [S, U, B, ...] and `keys` [S, U] with fresh minibatches, [S, 1, ...] of
-    both without.
+    Attributes:
+      init: params[S] -> state.
+      sweep: (state, batches, keys) -> (state, StepInfo[S, U]). `batches` is
+        [S, U, B, ...] and `keys` [S, U] with fresh minibatches, [S, 1, ...] of both
+        without.
+      params: state -> params[S].
     """
-    descent, (updates, _, schedule) = study.descent, study.order
-    size = len(updates)
+
+    init: Callable[[Any], Any]
+    sweep: Callable[[Any, jax.Array, jax.Array], tuple[Any, cdgm.StepInfo]]
+    params: Callable[[Any], Any]
+
+
+def sweeps_in_order(study: Study) -> Sweeps:
+    """The updates as they stand: the program holds no conditional."""
+    descent, updates = study.descent, study.order.updates
 
     def of_one_seed(state, batches, keys):
         if updates == ('simultaneous',):
@@ -151,21 +163,28 @@ def sweep_over_seeds(study: Study) -> Callable:
             return descent.sweep(state, batches, keys, updates)
         return descent.sweep(state, batches[0], keys[0], updates)
 
-    def in_order(state, batches, keys, sweep):
-        return jax.vmap(of_one_seed)(state, batches, keys)
+    return Sweeps(jax.vmap(descent.init), jax.vmap(of_one_seed),
+                  lambda state: state.params)
 
-    def as_scheduled(state, batches, keys, sweep):
-        # The index has no seed axis: the switch stays a switch.
+
+def sweeps_by_rule(study: Study, rule: cdgm.Rule | cdgm.Schedule) -> Sweeps:
+    """As many updates, their blocks chosen by a rule, one choice for all seeds."""
+    driven = cdgm.drive(study.descent, rule, seeds=True, batch_axis=0)
+
+    def sweep(state, batches, keys):
         def update(state, position):
-            index = schedule(sweep * size + position)
             mine = position if study.fresh else 0
-            return jax.vmap(descent.step, (0, 0, 0, None))(
-                state, batches[:, mine], keys[:, mine], index)
+            return driven.step(state, batches[:, mine], keys[:, mine])
 
-        state, infos = lax.scan(update, state, jnp.arange(size))
+        state, infos = lax.scan(update, state, jnp.arange(len(study.order.updates)))
         return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), infos)
 
-    return in_order if schedule is None else as_scheduled
+    return Sweeps(driven.init, sweep, lambda state: state.descent.params)
+
+
+def _sweeps(study: Study) -> Sweeps:
+    rule = study.order.rule
+    return sweeps_in_order(study) if rule is None else sweeps_by_rule(study, rule)
 
 
 def chunk_of(study: Study, longest: int) -> Callable:
@@ -174,7 +193,7 @@ def chunk_of(study: Study, longest: int) -> Callable:
     The numbers of the first and the last sweep are traced, so one program serves chunks
     of every length up to `longest`.
     """
-    sweep_all, num_blocks = sweep_over_seeds(study), len(study.descent.blocks)
+    sweep_all, num_blocks = _sweeps(study).sweep, len(study.descent.blocks)
     size, per_epoch, per_sweep = study.batch_size, _per_epoch(study), _per_sweep(study)
     epochs = longest * per_sweep // per_epoch + 2
 
@@ -206,7 +225,7 @@ def chunk_of(study: Study, longest: int) -> Callable:
             batches, keys = jax.vmap(
                 lambda order, key: minibatches(images, order, key, sweep, start))(
                     order, study.keys)
-            state, infos = sweep_all(state, batches, keys, sweep)
+            state, infos = sweep_all(state, batches, keys)
             return state, _sum(infos, num_blocks), _find_bad(infos, sweep)
 
         def body(sweep, carry):
@@ -269,20 +288,21 @@ def sweep_cost(study: Study) -> Callable[[int, jax.Array], float]:
 
     Counted by XLA in the compiled program of a sweep, in which updates on one minibatch
     share their work. A scan's body is counted once, so where the order repeats a block,
-    or a schedule chooses, the programs of the blocks' single steps are added up.
+    or a rule chooses, the programs of the blocks' single steps are added up.
     """
     descent, updates = study.descent, study.order.updates
     key = study.keys[0]
     state = jax.eval_shape(lambda key: descent.init(study.init(key)), key)
     batch = jax.eval_shape(study.prepare, study.images[:study.batch_size], key)
     once = len(set(updates)) == len(updates)
-    if study.order.schedule is None and once:
+    if study.order.rule is None and once:
         lead = len(updates) if study.fresh else 1
-        data = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, lead, *x.shape), x.dtype),
-                            (batch, jax.eval_shape(lambda: key)))
-        states = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype),
-                              state)
-        whole = flops_of_program(sweep_over_seeds(study), states, *data, 0)
+        def stack(tree, *axes):
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), tree)
+
+        states, data = stack(state, 1), stack((batch, key), 1, lead)
+        whole = flops_of_program(sweeps_in_order(study).sweep, states, *data)
         return lambda sweeps, count: sweeps * whole
     step = {name: flops_of_program(
         lambda state, batch, key, name=name: descent.step(state, batch, key, name),

@@ -81,7 +81,7 @@ def main(values: flags.FlagValues) -> None:
         prepare=binarize if bernoulli else lambda images, key: images,
         evaluate=evaluate, batch_size=values.batch_size,
         fresh=values.fresh_minibatches, keys=keys),
-        sweeps, values.evaluations, folder, f'vae {values.order}')
+        sweeps, values.evaluations, folder, 'vae')
     folder.save_params(params)
     draw(folder, model, jax.tree.map(lambda x: x[0], params), test, bernoulli)
     figures.conclude(folder)

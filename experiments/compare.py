@@ -1,0 +1,108 @@
+"""Compare runs at equal sweeps and at equal FLOPs.
+
+    python -m experiments.compare runs/vae-digits-joint runs/vae-digits-decoder-encoder
+
+One row a run: the test metric, mean ± standard error over the seeds, at as many sweeps
+as every run made, and at as many FLOPs as every run spent, by linear interpolation
+between the evaluations on either side.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cdgm.metrics import mean_and_error
+from experiments.run_folder import read_rows
+
+
+class Curve(NamedTuple):
+    """The evaluations of a run.
+
+    Attributes:
+      sweep: float[T].
+      gflop: float[T], spent by one seed.
+      values: float[T, S], the metric.
+    """
+
+    sweep: np.ndarray
+    gflop: np.ndarray
+    values: np.ndarray
+
+
+class Comparison(NamedTuple):
+    """A metric of several runs at equal budgets.
+
+    Attributes:
+      sweeps: the common number of sweeps.
+      gflop: the common number of GFLOP a seed.
+      at_sweeps: run -> float[S].
+      at_gflop: run -> float[S].
+    """
+
+    sweeps: float
+    gflop: float
+    at_sweeps: dict[str, np.ndarray]
+    at_gflop: dict[str, np.ndarray]
+
+
+def read_curve(rows: list[dict[str, Any]], metric: str) -> Curve:
+    """Pick the evaluations of a metric from the rows of a run."""
+    tested = [row for row in rows if 'test' in row]
+    return Curve(*(np.array([row[name] for row in tested], float)
+                   for name in ('sweep', 'gflop')),
+                 np.array([row['test'][metric] for row in tested], float))
+
+
+def compare(curves: dict[str, Curve]) -> Comparison:
+    """Read every curve at the budgets that all of them reached.
+
+    >>> fast = Curve(np.array([0., 2.]), np.array([0., 4.]), np.array([[8.], [0.]]))
+    >>> slow = Curve(np.array([0., 2.]), np.array([0., 2.]), np.array([[8.], [2.]]))
+    >>> result = compare({'fast': fast, 'slow': slow})
+    >>> result.gflop, result.at_gflop
+    (2.0, {'fast': array([4.]), 'slow': array([2.])})
+    """
+    def read(curve, along, budget):
+        return np.array([np.interp(budget, along, seed) for seed in curve.values.T])
+
+    sweeps = min(curve.sweep[-1] for curve in curves.values())
+    gflop = min(curve.gflop[-1] for curve in curves.values())
+    return Comparison(
+        float(sweeps), float(gflop),
+        {name: read(c, c.sweep, sweeps) for name, c in curves.items()},
+        {name: read(c, c.gflop, gflop) for name, c in curves.items()})
+
+
+def mean_error(values: np.ndarray, digits: int = 2) -> str:
+    """Write a mean over seeds with its standard error.
+
+    >>> mean_error(np.array([1., 2., 3.]))
+    '2.00 ± 0.58'
+    """
+    mean, error = mean_and_error(values)
+    spread = f' ± {error:.{digits}f}' if len(values) > 1 else ''
+    return f'{mean:.{digits}f}{spread}'
+
+
+def main(paths: list[str]) -> int:
+    """Print the table of the runs in the given folders."""
+    if not paths:
+        print(__doc__)
+        return 2
+    rows = {path: read_rows(Path(path)) for path in paths}
+    for metric in rows[paths[0]][0]['test']:
+        result = compare({path: read_curve(rows[path], metric) for path in paths})
+        digits = 2 if metric == 'neg_elbo' else 4
+        print(f'test {metric:20s} at {result.sweeps:.0f} sweeps    '
+              f'at {result.gflop:.4g} GFLOP a seed')
+        for path in paths:
+            print(f'{Path(path).name:25s} '
+                  f'{mean_error(result.at_sweeps[path], digits):18s} '
+                  f'{mean_error(result.at_gflop[path], digits)}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# cdgm's one launcher. It makes its own environment, once, in .venv.
+#
+#   ./launch.sh              the main job: VAE and GAN on digits, then report.html
+#   ./launch.sh test [...]   lint, types and tests; arguments go to pytest
+#   ./launch.sh MODULE ...   python -m experiments.MODULE ..., as in ./launch.sh vae
+#
+# PYTHON=... chooses the interpreter (3.11 or later).
+set -euo pipefail
+cd "$(dirname "$0")"
+
+find_python() {
+  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+    then echo "$candidate"; return; fi
+  done
+  echo "error: no Python 3.11 or later among ${PYTHON:-python3 python3.13 python3.12 \
+python3.11}; install one, or name it with PYTHON=..." >&2
+  return 2
+}
+
+# set_up EXTRA: install the package with an extra, unless that is done already.
+set_up() {
+  [ -x .venv/bin/python ] || { python=$(find_python) && "$python" -m venv .venv; }
+  local minor constraints stamp
+  minor=$(.venv/bin/python -c 'import sys; print(sys.version_info.minor)')
+  # jax 0.12 wants Python 3.12; each line of jax has its own set of versions.
+  constraints=constraints-py$(( minor > 11 ? 312 : 311 )).txt
+  stamp=.venv/installed-$1-$(cat setup.cfg pyproject.toml "$constraints" | cksum | tr ' ' -)
+  [ -e "$stamp" ] && return
+  echo "Installing cdgm[$1] into .venv, once (1 to 3 minutes) …" >&2
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    --constraint "$constraints" --editable ".[$1]" >&2
+  touch "$stamp"
+}
+
+case "${1:-}" in
+  '')
+    set_up experiments
+    exec .venv/bin/python -m experiments.quickstart ;;
+  test)
+    shift
+    set_up test
+    .venv/bin/python -m flake8
+    .venv/bin/python -m mypy
+    exec .venv/bin/python -m pytest "$@" ;;
+  -h | --help | help)
+    sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
+  *)
+    if [ ! -e "experiments/$1.py" ] && [ ! -e "experiments/$1/__main__.py" ]; then
+      echo "error: there is no experiment '$1'; see ./launch.sh --help" >&2
+      exit 2
+    fi
+    module=$1
+    shift
+    set_up experiments
+    exec .venv/bin/python -m "experiments.$module" "$@" ;;
+esac
