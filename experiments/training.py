@@ -296,7 +296,8 @@ def sweep_cost(study: Study) -> Callable[[int, jax.Array], float]:
     batch = jax.eval_shape(study.prepare, study.images[:study.batch_size], key)
     once = len(set(updates)) == len(updates)
     if study.order.rule is None and once:
-        lead = len(updates) if study.fresh else 1
+        lead = _per_sweep(study)
+
         def stack(tree, *axes):
             return jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), tree)
