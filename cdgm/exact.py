@@ -1,0 +1,192 @@
+"""Exact block minimisation, where the loss is quadratic in the block.
+
+    w <- w + d,    H d = -g,    L(w + d) = L(w) + g' d + d' H d / 2 = min over the block
+
+A linear layer under a Gaussian likelihood is such a block: its exact step is the least
+squares solution, whatever the other blocks are. The loss stays a function: g and
+v -> H v are its derivatives, forward over reverse, so nobody writes normal equations.
+
+If H is singular there are many minimisers, and the move goes to the nearest: d has the
+least norm, so directions that the loss does not see stay as they are.
+
+A block that is not quadratic, or has no minimum, is detected and not silently wrong.
+The move looks at where it landed: the gradient there must vanish, the loss must not
+have risen and no curvature may be negative. If not, the block stays and the loss is
+NaN, which a training loop should stop at. `check_quadratic` says why, before training.
+
+Legend   w, g, d float[N], the block's leaves, its gradient and its step, ravelled;
+         H float[N, N], its second derivatives; eps the resolution of their dtype.
+Sources  Beck & Tetruashvili 2013, SIAM J. Optim. 23(4) (exact block minimisation);
+         Pearlmutter 1994, Neural Comput. 6(1) (H v without H);
+         Hestenes & Stiefel 1952 (conjugate gradients).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.scipy.sparse.linalg import cg
+
+from cdgm import blocks as trees
+from cdgm.descent import Descent, DescentState
+from cdgm.moves import Evaluation, Move, Objective
+
+Product = Callable[[jax.Array], jax.Array]  # v -> H v
+
+
+class _Solution(NamedTuple):
+    """A step and what was seen of H on the way: float[N], float[], float[]."""
+
+    step: jax.Array
+    lowest: jax.Array
+    highest: jax.Array
+
+
+def exact_minimisation(dense_up_to: int = 256, max_iterations: int = 1000,
+                       tolerance: float | None = None) -> Move:
+    """Move the block to the minimum of its loss, all else held.
+
+    Up to `dense_up_to` entries H is formed (N products H v) and solved by its
+    eigenvalues; beyond, by conjugate gradients, which need as many products as H has
+    distinct eigenvalues: for a linear layer of I inputs at most I + 1, however many
+    outputs it has. Either way one more gradient checks the result.
+
+    Args:
+      dense_up_to: entries of the block up to which H is formed.
+      max_iterations: most products H v of conjugate gradients.
+      tolerance: how far the gradient after the step may be from zero, relative to its
+        terms; eps^(2/3) when left out.
+
+    Returns:
+      A `Move` without state. Where the block has no minimum that one step can reach,
+      it leaves the block as it was and its loss is NaN. Conjugate gradients see
+      negative curvature only along the directions that they take.
+
+    >>> from cdgm import Block, block_descent
+    >>> def loss(w, batch, key):
+    ...     return (w[0] - 3) ** 2 + (w[0] - w[1]) ** 2, None
+    >>> descent = block_descent({'w': Block('', loss, exact_minimisation())})
+    >>> state = descent.init(jnp.zeros(2))
+    >>> state, info = descent.step(state, None, jax.random.key(0), 'w')
+    >>> print(state.params.round(4), info.loss)
+    [3. 3.] 9.0
+    """
+    def solve(product, grad):
+        if grad.size <= dense_up_to:
+            return _dense_step(product, grad)
+        return _iterated_step(product, grad, max_iterations)
+
+    def apply(objective, active, state, **extra):
+        start, unravel = ravel_pytree(active)
+
+        def gradient(flat):
+            (loss, aux), grad = jax.value_and_grad(objective, has_aux=True)(
+                unravel(flat))
+            return ravel_pytree(grad)[0], (loss, aux)
+
+        # The rounding of TF32 would look like a loss that is not quadratic.
+        with jax.default_matmul_precision('highest'):
+            grad, product, (loss, aux) = jax.linearize(gradient, start, has_aux=True)
+            step, lowest, highest = solve(product, grad)
+            end = start + step
+            end_grad, (end_loss, _) = gradient(end)
+
+        slack = tolerance or jnp.finfo(start.dtype).eps ** (2 / 3)
+        # A gradient is a sum of terms that cancel at the minimum: H w, and for least
+        # squares X'(y - Xw), at most the square root of |H| L. Rounding is relative to
+        # those, not to the gradient, which may have been nothing but rounding before.
+        length = jnp.linalg.norm(start) + jnp.linalg.norm(end)
+        scale = (jnp.linalg.norm(grad) + highest * length
+                 + jnp.sqrt(highest * jnp.abs(loss)))
+        exact = ((jnp.linalg.norm(end_grad) <= slack * scale)
+                 & (end_loss <= loss + slack * jnp.abs(loss))
+                 & (lowest >= -slack * highest))
+        seen = Evaluation(jnp.where(exact, loss, jnp.nan), aux, jnp.linalg.norm(grad))
+        return unravel(jnp.where(exact, end, start)), state, seen
+
+    return Move(lambda active: (), apply)
+
+
+def check_quadratic(descent: Descent, state: DescentState, batch, key: jax.Array,
+                    block: str) -> None:
+    """Say before training whether an exact move suits a block.
+
+    Curvature along a random direction is compared here and at two points away, one
+    near and one far. That is a test, not a proof: it finds what is not quadratic at
+    these points. Not to be traced.
+
+    Args:
+      descent: what `block_descent` returned.
+      state: where to look.
+      batch, key: as for `descent.step`.
+      block: name of the block.
+
+    Raises:
+      ValueError: the loss is not quadratic in the block, or it is and has no minimum;
+        or there is no such block.
+    """
+    block = trees.block_name(block, tuple(descent.blocks))
+    objective, active = _objective(descent, state, batch, key, block)
+    start, unravel = ravel_pytree(active)
+    here, near, far = _curvatures(lambda flat: objective(unravel(flat))[0], start)
+    for there in (near, far):
+        # Not `>`: curvature that is not a number is not equal either.
+        if not abs(there - here) <= jnp.finfo(start.dtype).eps ** 0.5 * abs(here):
+            raise ValueError(
+                f'the loss is not quadratic in block {block!r}: its curvature along a '
+                f'direction goes from {here:.6g} to {there:.6g}. Use an optax rule, or '
+                'a block in which the model is linear and the likelihood Gaussian.')
+    _, _, seen = exact_minimisation().apply(objective, active, ())
+    if not jnp.isfinite(seen.loss):
+        raise ValueError(
+            f'the loss is quadratic in block {block!r} but has no minimum there: it '
+            'falls without end along some direction. Add a penalty, or use an optax '
+            'rule.')
+
+
+def _dense_step(product: Product, grad) -> _Solution:
+    """The least solution of H d = -g by the eigenvalues of H."""
+    hessian = jax.vmap(product)(jnp.eye(grad.size, dtype=grad.dtype))
+    values, vectors = jnp.linalg.eigh(hessian)
+    highest = jnp.max(jnp.abs(values))
+    kept = jnp.abs(values) > grad.size * jnp.finfo(grad.dtype).eps * highest
+    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
+    return _Solution(-vectors @ (inverse * (vectors.T @ grad)), values[0], highest)
+
+
+def _iterated_step(product: Product, grad, max_iterations: int) -> _Solution:
+    """The same by conjugate gradients, which from zero stay in the range of H."""
+    step, _ = cg(product, -grad, tol=10 * float(jnp.finfo(grad.dtype).eps),
+                 maxiter=max_iterations)
+    signs = jax.random.rademacher(jax.random.key(0), grad.shape, grad.dtype)
+    once = product(signs)
+    highest = _ratio(jnp.linalg.norm(product(once)), jnp.linalg.norm(once))
+    lowest = jnp.minimum(_ratio(jnp.vdot(step, product(step)), jnp.vdot(step, step)),
+                         _ratio(jnp.vdot(signs, once), signs.size))
+    return _Solution(step, lowest, highest)
+
+
+def _ratio(numerator, denominator) -> jax.Array:
+    """numerator / denominator, and 0 / 0 = 0."""
+    return numerator / jnp.where(denominator == 0, 1, denominator)
+
+
+def _objective(descent: Descent, state: DescentState, batch, key,
+               block: str) -> tuple[Objective, Any]:
+    """A block's loss as a function of its own leaves, and these leaves."""
+    selectors = {name: b.leaves for name, b in descent.blocks.items()}
+    labels = trees.label(state.params, selectors)
+    active, frozen = trees.split(state.params, labels, block)
+    loss = descent.blocks[block].loss
+    return (lambda active: loss(trees.merge(active, frozen), batch, key)), active
+
+
+def _curvatures(loss: Callable, start) -> list[float]:
+    """Second derivatives along a direction: at the start, 1 and 10 lengths away."""
+    direction = jax.random.normal(jax.random.key(0), start.shape, start.dtype)
+    direction *= jnp.maximum(jnp.linalg.norm(start), 1) / jnp.linalg.norm(direction)
+    slope = jax.grad(lambda t: loss(start + t * direction))
+    one = jnp.ones((), start.dtype)
+    return [float(jax.jvp(slope, (t * one,), (one,))[1]) for t in (0, 1, 10)]
