@@ -26,6 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from absl import flags
+from PIL import Image
 
 import cdgm
 from cdgm import dynamics, losses
@@ -216,29 +217,33 @@ def write(file: Path, paths) -> None:
 
 def draw(file: Path, paths) -> None:
     """Draw each loss's gradient field, and its path under every dynamic."""
-    reach = 2.2
-    axis = np.linspace(-2, 2, 13)
+    axis = np.linspace(-2.4, 2.4, 11)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    figure, panels = plt.subplots(3, 3, figsize=(9, 9.6), sharex=True, sharey=True)
+    figure, panels = plt.subplots(3, 3, figsize=(9, 9.3), sharex=True, sharey=True)
     for panel, (loss, setting) in zip(panels.flat, LOSSES.items()):
         one_step = advance('simultaneous', setting._replace(clip=math.inf), 1.)
         field = np.asarray(jax.vmap(one_step)(jnp.asarray(grid))) - grid
-        panel.quiver(*grid.T, *field.T, color='0.75', width=0.004, zorder=1)
+        length = np.maximum(np.linalg.norm(field, axis=1, keepdims=True), 1e-9)
+        panel.quiver(*grid.T, *(field / length).T, color='0.85', scale=20, width=0.005,
+                     zorder=1)
         for dynamic, colour in zip(DYNAMICS, figures.COLOURS):
-            panel.plot(*paths[loss, dynamic].T, color=colour, linewidth=1,
+            panel.plot(*paths[loss, dynamic].T, color=colour, linewidth=0.9,
                        label=dynamic)
         panel.plot(0, 0, marker='+', color='black', markersize=8, zorder=3)
         panel.plot(1, 1, marker='o', color='black', markersize=3, zorder=3)
-        panel.set(title=loss, xlim=(-reach, reach), ylim=(-reach, reach),
-                  aspect='equal')
+        panel.set(title=loss, xlim=(-2.6, 2.6), ylim=(-2.6, 2.6), aspect='equal')
         panel.grid(False)
-    figure.supxlabel('theta (generator)', fontsize=9)
-    figure.supylabel('psi (discriminator)', fontsize=9)
+    for panel in panels[-1]:
+        panel.set_xlabel('theta (generator)')
+    for panel in panels[:, 0]:
+        panel.set_ylabel('psi (discriminator)')
     figure.legend(*panels.flat[0].get_legend_handles_labels(), ncols=6,
                   loc='upper center')
     figure.tight_layout(rect=(0, 0, 1, 0.97))
-    figure.savefig(file)
+    figure.savefig(file, dpi=90)
     plt.close(figure)
+    # 64 colours take a third of the space, and the file is in the repository.
+    Image.open(file).convert('RGB').quantize(64).save(file, optimize=True)
 
 
 if __name__ == '__main__':
