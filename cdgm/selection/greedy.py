@@ -69,7 +69,7 @@ def gauss_southwell(
     2
     """
     check_at_least('refresh', refresh, 1)
-    estimated = lipschitz == 'estimated'
+    estimated = isinstance(lipschitz, str)
     constants = _constants(lipschitz, num_blocks)
 
     def init():
