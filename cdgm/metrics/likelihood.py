@@ -64,7 +64,15 @@ def importance_weighted_nll(
 
     Returns:
       Estimate, float32[] each.
+
+    Raises:
+      ValueError: num_samples, chunk_size or batch_size is not positive.
     """
+    if min(num_samples, chunk_size, batch_size) < 1:
+        raise ValueError(
+            f'num_samples, chunk_size and batch_size are {num_samples}, {chunk_size} '
+            f'and {batch_size}; give whole numbers > 0.')
+
     def log_weights(mean, logvar, image, keys):
         """log p(x, z) / q(z|x) of one sample of z for each key."""
         noise = jax.vmap(lambda k: jax.random.normal(k, mean.shape, mean.dtype))(keys)
