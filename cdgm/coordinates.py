@@ -90,7 +90,7 @@ def coordinate_move(lipschitz, prox: Prox | None = None,
         tangent = jax.tree.map(_one_hot, active, places)
         loss, slope, aux = jax.jvp(objective, (active,), (tangent,), has_aux=True)
         bound = jnp.broadcast_to(lipschitz, (size,))[entry]
-        step = jnp.where(bound > 0, 1 / jnp.where(bound > 0, bound, 1), 0)
+        step = jnp.where(bound > 0, 1 / bound, 0)
 
         def moved(leaf, place):
             flat = leaf.reshape(-1)

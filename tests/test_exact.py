@@ -78,6 +78,23 @@ def test_a_singular_block_goes_to_the_nearest_minimiser(solver, key):
 
 
 @pytest.mark.parametrize('solver', SOLVERS)
+def test_a_block_with_nothing_to_do_is_no_error(solver, key):
+    """All of the gradient is rounding, and all of the loss is residual."""
+    rng = np.random.default_rng(8)
+    x, y = rng.standard_normal((50, 4)), rng.standard_normal(50)
+    y -= x @ np.linalg.lstsq(x, y)[0]
+
+    def loss(w, batch, key):
+        return jnp.mean(jnp.square(y - x @ w)), None
+
+    descent = one_block(loss, SOLVERS[solver])
+    state, info = jax.jit(lambda s: descent.step(s, None, key, 'w'))(
+        descent.init(jnp.zeros(4)))
+    assert jnp.isfinite(info.loss)
+    np.testing.assert_allclose(state.params, 0, atol=1e-15)
+
+
+@pytest.mark.parametrize('solver', SOLVERS)
 def test_one_step_identity(solver, key):
     """f(x) - f(x+) = g_b' A_bb^-1 g_b / 2."""
     rng = np.random.default_rng(2)
@@ -170,7 +187,7 @@ def critic_loss(w, batch, key):
 
 
 def saddle_loss(w, batch, key):
-    return w[0] ** 2 - w[1] ** 2 + w @ jnp.ones(4), None
+    return w @ (jnp.array([9.0, 5, 1, -0.01], w.dtype) * w) + jnp.sum(w), None
 
 
 BAD = {'tanh': (tanh_loss, 'not quadratic'), 'relu': (relu_loss, 'not quadratic'),
