@@ -198,17 +198,27 @@ def _loss(descent: Descent, params, batch, key, block) -> jax.Array:
     return lax.switch(jnp.asarray(which)[block], branches, params, batch, key)
 
 
+def _distance(start, end) -> jax.Array:
+    return optax.tree.norm(optax.tree.sub(end, start))
+
+
 def _secant(descent: Descent, before, after, batch, key, block) -> jax.Array:
-    """||g_b(after) - g_b(before)|| / ||after - before||, of a traced block b."""
+    """||g_b(after) - g_b(before)|| / ||after - before||, of a traced block b.
+
+    NaN where the block moved by less than eps^(2/3) of its norm.
+    """
     labels = _labels(descent, before)
 
     def branch(name):
         def run(before, after, batch, key):
             start, end = [_grad(descent.blocks[name].loss, params, labels, name, batch,
                                 key) for params in (before, after)]
-            moved = optax.tree.sub(after, before)
-            ratio = (optax.tree.norm(optax.tree.sub(end, start))
-                     / optax.tree.norm(trees.split(moved, labels, name)[0]))
+            here, there = [trees.split(params, labels, name)[0]
+                           for params in (before, after)]
+            moved, size = _distance(here, there), optax.tree.norm(here)
+            # Of a smaller move the difference of gradients is mostly rounding.
+            clear = moved > size * jnp.finfo(size.dtype).eps ** (2 / 3)
+            ratio = _distance(start, end) / jnp.where(clear, moved, jnp.nan)
             return jnp.asarray(ratio, float)
         return run
 

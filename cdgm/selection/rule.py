@@ -36,7 +36,7 @@ class Seen(NamedTuple):
         step's own minibatch and key. Costs one forward pass.
       secant: () -> float[], a lower bound of the block's Lipschitz constant,
         ||g_b(x+) - g_b(x)|| / ||x+ - x||, on the step's own minibatch and key. Costs
-        two gradients of the block; not finite if the block did not move.
+        two gradients of the block; NaN if it moved too little to tell from rounding.
     """
 
     block: jax.Array
