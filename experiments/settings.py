@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from absl import flags
 
-from cdgm import schedules
 from cdgm.data import DATASETS
+from experiments import rules
 from experiments.launch import SettingError
 from experiments.orders import WHOLE, parse_order, parse_per_block
 
@@ -20,10 +20,13 @@ def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
     flags.DEFINE_string('order', order, 'Block updates of a sweep, as in '
                         'decoder,encoder or discriminator*5,generator; joint or '
                         'simultaneous moves everything at once.', **own)
-    flags.DEFINE_enum('schedule', 'cyclic', ['cyclic', 'shuffled', 'uniform'],
+    flags.DEFINE_enum('schedule', 'cyclic', ['cyclic', *rules.NAMES],
                       'cyclic: the order as it stands; shuffled: a fresh permutation '
                       'of its blocks every sweep; uniform: blocks drawn by their '
-                      'share of the order.', **own)
+                      'share of the order; the others are rules, which choose by what '
+                      'the last steps did, as many updates a sweep.', **own)
+    flags.DEFINE_integer('refresh', 10, 'Steps from one measurement of a rule to the '
+                         'next; its window or patience.', lower_bound=1, **own)
     flags.DEFINE_bool('fresh_minibatches', fresh_minibatches, 'A minibatch and noise '
                       'of its own for every update, not one for a sweep.', **own)
     flags.DEFINE_string('learning_rate', learning_rate, 'Adam step size, as in 1e-3 or '
@@ -50,12 +53,12 @@ class Order(NamedTuple):
     Attributes:
       updates: names, one an update of a sweep; ('joint',) or ('simultaneous',).
       rates: block name -> Adam step size.
-      rule: chooses the blocks, or None where the updates stand as they are.
+      choice: of the blocks, or None where the updates stand as they are.
     """
 
     updates: tuple[str, ...]
     rates: dict[str, float]
-    rule: schedules.Schedule | None
+    choice: rules.Choice | None
 
 
 def read_order(values: flags.FlagValues, blocks: tuple[str, ...], key,
@@ -77,10 +80,8 @@ def read_order(values: flags.FlagValues, blocks: tuple[str, ...], key,
         raise SettingError(f'--schedule={values.schedule} chooses among blocks, and '
                            f'--order={values.order} moves all of them; name blocks.')
     visits = [updates.count(name) for name in blocks]
-    if values.schedule == 'shuffled':
-        return Order(updates, rates, schedules.shuffled(visits, key))
-    shares = [count / len(updates) for count in visits]
-    return Order(updates, rates, schedules.uniform(len(blocks), key, shares))
+    return Order(updates, rates,
+                 rules.choices(visits, key, values.refresh)[values.schedule])
 
 
 def read_sweeps(values: flags.FlagValues, num_images: int) -> int:

@@ -21,7 +21,8 @@ import cdgm
 from cdgm import losses, metrics, models
 from cdgm.data import binarize, load
 from experiments import figures, launch, run_folder, settings
-from experiments.training import Study, train
+from experiments.study import Study
+from experiments.training import train
 
 BLOCKS = ('encoder', 'decoder')
 

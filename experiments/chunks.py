@@ -1,0 +1,118 @@
+"""Chunks: several sweeps in one compiled loop, with the data on the device.
+
+Minibatches are slices of a fresh permutation every epoch. The random numbers of a sweep
+depend on its number alone, so that the length of the chunks does not change a result.
+
+Shapes   S seeds, U updates a sweep, N images, M minibatches an epoch, B batch size.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import cdgm
+from experiments.study import Study
+from experiments.sweeps import Sweeps
+
+
+class Sums(NamedTuple):
+    """What a chunk reports, summed over its updates.
+
+    Attributes:
+      count: int32[blocks], updates.
+      loss: float[S, blocks].
+      aux: block name -> sums of what its loss reports, float[S, ...].
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    loss: jax.Array
+    aux: dict[str, Any]
+
+
+class FirstBad(NamedTuple):
+    """Where a loss was first not finite: int32[] each; sweep -1 where all were."""
+
+    sweep: jax.Array
+    block: jax.Array
+    seed: jax.Array
+
+
+def chunk_of(study: Study, sweeps: Sweeps, longest: int) -> Callable:
+    """Several sweeps: (state, images, start, stop) -> (state, Sums, FirstBad).
+
+    The numbers of the first and the last sweep are traced, so one program serves chunks
+    of every length up to `longest`.
+    """
+    num_blocks = len(study.descent.blocks)
+    size, per_epoch = study.batch_size, study.minibatches_per_epoch
+    per_sweep = study.minibatches_per_sweep
+    epochs = longest * per_sweep // per_epoch + 2
+
+    def orders(start):
+        """Images of the epochs that a chunk touches, int32[S, epochs, M, B]."""
+        touched = start * per_sweep // per_epoch + jnp.arange(epochs)
+
+        def order(key, epoch):
+            key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
+            shuffled = jax.random.permutation(key, len(study.images))
+            return shuffled[:per_epoch * size].reshape(per_epoch, size)
+
+        return jax.vmap(lambda key: jax.vmap(lambda e: order(key, e))(touched))(
+            study.keys)
+
+    def minibatches(images, order, key, sweep, start):
+        """One seed's minibatches of a sweep and their keys."""
+        positions = sweep * per_sweep + jnp.arange(per_sweep)
+        epoch = positions // per_epoch - start * per_sweep // per_epoch
+        chosen = images[order[epoch, positions % per_epoch]]
+        key = jax.random.fold_in(jax.random.fold_in(key, 2), sweep)
+        pixels, noise = jax.random.split(key, (2, per_sweep))
+        return jax.vmap(study.prepare)(chosen, pixels), noise
+
+    def chunk(state, images, start, stop):
+        order = orders(start)
+
+        def one_sweep(state, sweep):
+            batches, keys = jax.vmap(
+                lambda order, key: minibatches(images, order, key, sweep, start))(
+                    order, study.keys)
+            state, infos = sweeps.sweep(state, batches, keys)
+            return state, _sum(infos, num_blocks), _find_bad(infos, sweep)
+
+        def body(sweep, carry):
+            state, sums, bad = carry
+            state, more, found = one_sweep(state, sweep)
+            return state, jax.tree.map(jnp.add, sums, more), _first(bad, found)
+
+        _, sums, _ = jax.eval_shape(one_sweep, state, start)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
+        return lax.fori_loop(start, stop, body, (state, zeros, _NONE_BAD))
+
+    return chunk
+
+
+_NONE_BAD = FirstBad(*(np.full((), -1, np.int32) for _ in range(3)))
+
+
+def _sum(infos: cdgm.StepInfo, num_blocks: int) -> Sums:
+    moved = jax.nn.one_hot(infos.block, num_blocks, dtype=bool)  # [S, U, blocks]
+    return Sums(count=jnp.sum(moved[0], axis=0),
+                loss=jnp.sum(jnp.where(moved, infos.loss[..., None], 0), axis=1),
+                aux=jax.tree.map(lambda x: jnp.nansum(x, axis=1), infos.aux))
+
+
+def _find_bad(infos: cdgm.StepInfo, sweep) -> FirstBad:
+    bad = ~jnp.isfinite(infos.loss).T  # [U, S]
+    where = jnp.argmax(bad)
+    update, seed = where // bad.shape[1], where % bad.shape[1]
+    found = FirstBad(sweep, infos.block[0, update], seed)
+    return jax.tree.map(
+        lambda x: jnp.where(bad.any(), x, -1).astype(jnp.int32), found)
+
+
+def _first(earlier: FirstBad, later: FirstBad) -> FirstBad:
+    return jax.tree.map(lambda a, b: jnp.where(earlier.sweep < 0, b, a), earlier, later)
