@@ -61,7 +61,7 @@ def copies(tree, seeds):
 
 
 RULES = {
-    'schedule': cdgm.shuffled((2, 1, 1), KEY),
+    'schedule': cdgm.cyclic((2, 1, 1)),
     'gauss_southwell': selection.gauss_southwell(3, refresh=4),
     'gsl': selection.gauss_southwell(3, refresh=3, lipschitz='estimated'),
     'importance': selection.importance(3, KEY, refresh=3),
@@ -110,7 +110,7 @@ def test_a_driven_descent_resumes_exactly(name):
         assert not straight.rule.active
 
 
-@every_rule
+@pytest.mark.parametrize('name', ['gsl', 'importance', 'bandit'])
 def test_eight_equal_seeds_are_eight_copies_of_one(name):
     steps, seeds, one = 8, 8, DRIVEN[name]
     alone, blocks = loop(one, one.init(origin()), steps)
@@ -122,17 +122,23 @@ def test_eight_equal_seeds_are_eight_copies_of_one(name):
     chex.assert_trees_all_close(state.rule, alone.rule, rtol=1e-9)
 
 
-@pytest.mark.parametrize('name', ['schedule', 'gsl'])
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.float64])
-def test_a_scan_is_a_loop(name, dtype):
-    steps, driven = 6, DRIVEN[name]
-    start = driven.init(jax.tree.map(lambda x: x.astype(dtype), origin()))
-    looped, blocks = loop(driven, start, steps)
+def test_a_scan_is_a_loop():
+    steps, driven = 6, DRIVEN['gsl']
+    looped, blocks = loop(driven, driven.init(origin()), steps)
     scanned, infos = quick_jit(lambda state: jax.lax.scan(
-        lambda state, _: driven.step(state, 0.0, KEY), state, length=steps))(start)
+        lambda state, _: driven.step(state, 0.0, KEY), state, length=steps))(
+            driven.init(origin()))
     np.testing.assert_array_equal(infos.block, blocks)
-    assert scanned.descent.params['x'].dtype == dtype
-    chex.assert_trees_all_close(scanned, looped, rtol=2e3 * jnp.finfo(dtype).eps)
+    chex.assert_trees_all_close(scanned, looped, rtol=1e-12)
+
+
+@every_rule
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
+def test_a_step_keeps_the_types_of_the_state(name, dtype):
+    driven = DRIVEN[name]
+    state = driven.init(jax.tree.map(lambda x: x.astype(dtype), origin()))
+    after, _ = jax.eval_shape(driven.step, state, 0.0, KEY)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
 
 
 def test_extra_arguments_reach_the_block_and_are_shared_by_the_seeds():
@@ -246,7 +252,7 @@ def test_norms_are_those_of_the_whole_gradient():
     grads = jax.grad(lambda p: loss(p, batch, KEY)[0])(params)
     expected = [np.sqrt(np.sum(grads['x'] ** 2) + grads['y']['b'] ** 2),
                 np.linalg.norm(grads['y']['w'])]
-    norms = block_grad_norms(descent, params, batch, KEY)
+    norms = quick_jit(partial(block_grad_norms, descent))(params, batch, KEY)
     assert norms.dtype == float
     np.testing.assert_allclose(norms, expected, rtol=1e-14)
 
@@ -259,7 +265,7 @@ def test_blocks_of_one_loss_share_a_pass_and_a_game_has_two():
         'y': cdgm.Block('y', two, optax.sgd(1.0)),
         'z': cdgm.Block('z', one, optax.sgd(1.0))})
     params = {'x': jnp.array(1.0), 'y': jnp.array(2.0), 'z': jnp.array(-1.0)}
-    norms = block_grad_norms(descent, params, 0.0, KEY)
+    norms = quick_jit(partial(block_grad_norms, descent))(params, 0.0, KEY)
     jax.effects_barrier()
     assert (len(one.seen), len(two.seen)) == (1, 1)
     gradient = A @ [1.0, 2.0, -1.0] - B
@@ -268,10 +274,7 @@ def test_blocks_of_one_loss_share_a_pass_and_a_game_has_two():
 
 @pytest.mark.parametrize(('rule', 'expected'), [
     # One evaluation for the step; a refresh is one more, a gain one, a secant two.
-    (selection.from_schedule(cdgm.cyclic((1, 0, 0))), [1, 1, 1, 1, 1]),
-    (selection.gauss_southwell(3, refresh=3), [2, 1, 1, 2, 1]),
     (selection.gauss_southwell(3, refresh=3, lipschitz='estimated'), [4, 1, 1, 4, 1]),
-    (selection.importance(3, KEY, refresh=2), [3, 1, 3, 1, 3]),
     (selection.bandit((1, 1, 1), KEY, refresh=4), [2, 1, 1, 1, 2]),
 ])
 def test_a_step_pays_for_what_its_rule_measures(rule, expected):
