@@ -4,9 +4,13 @@ Exit status   0 done, 1 a crash, 2 a misspelt flag or a bad setting, 76 a loss i
               longer finite, 77 the data are missing or damaged.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import jax
+import pooch
 from absl import flags
 
 from cdgm.data import DataError
@@ -57,10 +61,21 @@ def run(define_flags: Callable[[flags.FlagValues], None],
         if values.help:
             print(about, values.get_help(prefix='  '), sep='\n')
         else:
+            keep_compiled_programs()
             main(values)
     except tuple(statuses) as error:
         print(f'error: {error}', file=sys.stderr, flush=True)
         sys.exit(statuses[type(error)])
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep what it compiles, beside the data, for the next run to load.
+
+    JAX_COMPILATION_CACHE_DIR names another folder; empty, it keeps nothing.
+    """
+    if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+        jax.config.update('jax_compilation_cache_dir',
+                          str(Path(pooch.os_cache('cdgm')) / 'jax'))
 
 
 def serialise(values: flags.FlagValues) -> str:
