@@ -122,12 +122,10 @@ PARAMS = {'encoder': {'mean': RNG.normal(size=(5, 2)),
 BATCH = np.round(RNG.uniform(size=(4, 5)))
 
 
-@pytest.mark.parametrize('num_samples', [1, 3])
-def test_neg_elbo_is_written_out(num_samples, key):
-    value, terms = jax.jit(partial(loss, beta=0.7, num_samples=num_samples))(
-        PARAMS, BATCH, key)
+def test_neg_elbo_is_written_out(key):
+    value, terms = jax.jit(partial(loss, beta=0.7, num_samples=3))(PARAMS, BATCH, key)
     mean, logvar = encode(PARAMS, BATCH)
-    noise = np.asarray(jax.random.normal(key, (num_samples, *mean.shape)))
+    noise = np.asarray(jax.random.normal(key, (3, *mean.shape)))
     p = special.expit((mean + np.exp(logvar / 2) * noise) @ PARAMS['decoder'])
     reconstruction = -np.log(np.where(BATCH == 1, p, 1 - p)).sum(-1).mean()
     kl = (mean ** 2 + np.exp(logvar) - 1 - logvar).sum(-1).mean() / 2
