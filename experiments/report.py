@@ -11,6 +11,7 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 
+from cdgm.metrics import mean_and_error
 from experiments import figures
 from experiments.compare import compare, mean_error, read_curve
 from experiments.run_folder import read_rows
@@ -122,13 +123,11 @@ def _table(section: Section, rows) -> str:
                       for name, run in rows.items()})
     digits = 2 if section.metric == 'neg_elbo' else 4
     columns = result.at_sweeps, result.at_gflop
-    best = [min(column, key=lambda name: column[name].mean()) for column in columns]
     body = []
     for name, run in rows.items():
         cells = ''.join(
-            f'<td{" class=best" if name == winner else ""}>'
-            f'{mean_error(column[name], digits)}</td>'
-            for column, winner in zip(columns, best))
+            f'<td{" class=best" if name in _best(column) else ""}>'
+            f'{mean_error(column[name], digits)}</td>' for column in columns)
         last = run[-1]
         body.append(f'<tr><td>{html.escape(name)}</td>{cells}<td>{last["gflop"]:.1f}'
                     f'</td><td>{last["seconds"]:.1f}</td></tr>')
@@ -138,6 +137,14 @@ def _table(section: Section, rows) -> str:
             f'<th>at {result.gflop:.1f} GFLOP</th><th>GFLOP in all, a seed</th>'
             '<th>seconds, all seeds</th></tr></thead>'
             f'<tbody>{"".join(body)}</tbody></table>')
+
+
+def _best(column: dict[str, np.ndarray]) -> list[str]:
+    """Names of the lowest mean and of those within its standard error."""
+    estimates = {name: mean_and_error(values) for name, values in column.items()}
+    lowest = min(estimates.values())
+    return [name for name, (mean, _) in estimates.items()
+            if not mean > lowest.mean + lowest.error]
 
 
 def _curves(section: Section, rows):
