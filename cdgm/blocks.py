@@ -15,9 +15,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Params = Any  # a pytree of floating arrays
 Labels = Any  # a pytree of block names, of the structure of the parameters
+StaticBlock = str | int | np.integer  # a block known before tracing
 Selector = str | Sequence[str] | Callable[[str], bool]
 
 
@@ -69,23 +71,62 @@ def label(params: Params, selectors: Mapping[str, Selector]) -> Labels:
     >>> label({'enc': {'w': 0.0}, 'dec': 1.0}, {'encoder': 'enc', 'decoder': 'dec'})
     {'dec': 'decoder', 'enc': {'w': 'encoder'}}
     """
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
-    paths = [leaf_path(path) for path, _ in leaves]
     check_floating(params)
+    paths = _paths(params)
     owners = [[n for n, s in selectors.items() if selects(s, p)] for p in paths]
     _check_cover(paths, owners, selectors)
-    return jax.tree_util.tree_unflatten(treedef, [names[0] for names in owners])
+    return jax.tree.unflatten(jax.tree.structure(params), [own[0] for own in owners])
+
+
+def spread(labels: Labels, tree: Any) -> Labels:
+    """Give every leaf the name that its subtree has, as `optax.partition` does.
+
+    Args:
+      labels: a pytree of names, of the structure of `tree` or a prefix of it.
+
+    Raises:
+      ValueError: the labels are not a prefix of the tree.
+
+    >>> spread({'enc': 'encoder', 'dec': 'decoder'}, {'enc': {'w': 0.0}, 'dec': 1.0})
+    {'dec': 'decoder', 'enc': {'w': 'encoder'}}
+    """
+    try:
+        return jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part),
+                            labels, tree)
+    except ValueError as error:
+        labelled, paths = _paths(labels), _paths(tree)
+        bare = [path for path in paths if not selects(labelled, path)]
+        empty = [name for name in labelled if not any(selects(name, p) for p in paths)]
+        raise ValueError(
+            f'the labels do not fit the tree: without a label are {_listed(bare)}; '
+            f'labels without a leaf are {_listed(empty)}. Give the labels the '
+            'structure of the parameters, or of a prefix of it.') from error
+
+
+def _paths(tree: Any) -> list[str]:
+    return [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def check_floating(params: Params) -> None:
     """Raise a TypeError that names the leaves that are not floating arrays."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        dtype = getattr(leaf, 'dtype', None) or jnp.result_type(type(leaf))
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(
-                f'{leaf_path(path)!r} is {dtype}; parameters are floating arrays. Keep '
-                'other leaves outside (equinox: eqx.partition(model, '
-                'eqx.is_inexact_array); nnx: nnx.split(model, nnx.Param, ...)).')
+    bad = [f'{leaf_path(path)!r} is {_kind(leaf)}'
+           for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+           if not _is_floating(leaf)]
+    if bad:
+        raise TypeError(
+            f'{_listed(bad, str)}; parameters are floating arrays. Keep other leaves '
+            'outside (equinox: eqx.partition(model, eqx.is_inexact_array); nnx: '
+            'nnx.split(model, nnx.Param, ...)).')
+
+
+def _is_floating(leaf) -> bool:
+    dtype = getattr(leaf, 'dtype', None)
+    return isinstance(leaf, float) if dtype is None else jnp.issubdtype(
+        dtype, jnp.floating)
+
+
+def _kind(leaf) -> str:
+    return str(getattr(leaf, 'dtype', None) or f'a {type(leaf).__name__}')
 
 
 def _check_cover(paths, owners, selectors: Mapping[str, Selector]) -> None:
@@ -116,12 +157,13 @@ def _count(items) -> str:
     return f'{len(items)} leaf' if len(items) == 1 else f'{len(items)} leaves'
 
 
-def _listed(items, most: int = 8) -> str:
-    shown = ', '.join(repr(item) for item in items[:most])
-    return shown + (f', … ({len(items) - most} more)' if len(items) > most else '')
+def _listed(items: Sequence[str], show: Callable[[str], str] = repr,
+            most: int = 8) -> str:
+    more = f', … ({len(items) - most} more)' if len(items) > most else ''
+    return ', '.join(map(show, items[:most])) + more if items else 'none'
 
 
-def block_name(block: str | int, names: Sequence[str]) -> str:
+def block_name(block: StaticBlock, names: Sequence[str]) -> str:
     """Name a static block, given by name or by index.
 
     Raises:
@@ -134,7 +176,7 @@ def block_name(block: str | int, names: Sequence[str]) -> str:
     if not 0 <= block < len(names):
         raise ValueError(f'block index {block} is out of range; there are {len(names)} '
                          f'blocks: {_listed(names)}.')
-    return names[block]
+    return names[int(block)]
 
 
 def split(tree: Any, labels: Labels, name: str) -> tuple[Any, Any]:

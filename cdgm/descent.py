@@ -18,7 +18,7 @@ Nothing here calls `jit`; the caller does, once, at the outside, and donates the
 
 import itertools
 from collections.abc import Callable, Mapping
-from functools import reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -144,67 +144,67 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         return trees.label(params, {name: b.leaves for name, b in blocks.items()})
 
     def init(params):
+        labels = label(params)
         # A dtype makes the type strong: a weak one would change after the first step.
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)
-        labels = label(params)
         opt_state = {name: moves[name].init(trees.split(params, labels, name)[0])
                      for name in names if not blocks[name].ephemeral}
         return DescentState(params, opt_state, jnp.zeros((), jnp.int32))
 
-    def enter(state, name):
+    def enter(state, labels, name):
         """Take a block out of the state: (active, its rule's state, the rest)."""
-        active, frozen = trees.split(state.params, label(state.params), name)
+        active, frozen = trees.split(state.params, labels, name)
         if blocks[name].ephemeral:
             return active, moves[name].init(active), frozen
         return active, state.opt_state[name], frozen
 
-    def leave(state, name, active, opt_state, frozen, steps):
-        """Put a block back."""
-        kept = {} if blocks[name].ephemeral else {name: opt_state}
-        return DescentState(trees.merge(active, frozen), {**state.opt_state, **kept},
-                            state.count + steps)
+    def kept(opt_state, name, own):
+        """The states of all rules, with that of a block put back."""
+        return opt_state if blocks[name].ephemeral else {**opt_state, name: own}
 
-    def move(name, active, opt_state, frozen, batch, key, extra):
+    def leave(state, name, active, own, frozen, steps):
+        """Put a block back."""
+        return DescentState(trees.merge(active, frozen),
+                            kept(state.opt_state, name, own), state.count + steps)
+
+    def move(name, active, own, frozen, batch, key, extra):
         """Move one block: (active, its rule's state, StepInfo)."""
         def objective(active):
             params = trees.merge(active, frozen)
             return _checked(name, blocks[name].loss(params, batch, key))
 
-        moved, opt_state, seen = moves[name].apply(objective, active, opt_state,
-                                                   **extra)
+        moved, own, seen = moves[name].apply(objective, active, own, **extra)
         aux = _aux_of_all(blocks, name, seen.aux, trees.merge(active, frozen), batch,
                           key)
-        return moved, opt_state, _info(names.index(name), seen, aux)
+        return moved, own, _info(names.index(name), seen, aux)
 
-    def step_named(name, state, batch, key, extra):
-        active, opt_state, frozen = enter(state, name)
-        active, opt_state, info = move(name, active, opt_state, frozen, batch, key,
-                                       extra)
-        return leave(state, name, active, opt_state, frozen, 1), info
+    def step_named(name, labels, state, batch, key, extra):
+        active, own, frozen = enter(state, labels, name)
+        active, own, info = move(name, active, own, frozen, batch, key, extra)
+        return leave(state, name, active, own, frozen, 1), info
 
-    def visit_named(name, state, batches, keys, extras):
-        active, opt_state, frozen = enter(state, name)
+    def visit_named(name, labels, state, batches, keys, extras):
+        active, own, frozen = enter(state, labels, name)
 
         # The frozen leaves are closed over, not carried: a carry is copied.
         def body(carry, data):
-            active, opt_state = carry
-            batch, key, extra = data
-            active, opt_state, info = move(name, active, opt_state, frozen, batch, key,
-                                           extra)
-            return (active, opt_state), info
+            active, own = carry
+            active, own, info = move(name, active, own, frozen, *data)
+            return (active, own), info
 
         # One step is unrolled, so that updates on one minibatch can share their work.
-        (active, opt_state), infos = lax.scan(body, (active, opt_state),
-                                              (batches, keys, extras),
-                                              unroll=len(keys) == 1)
-        return leave(state, name, active, opt_state, frozen, len(keys)), infos
+        (active, own), infos = lax.scan(body, (active, own), (batches, keys, extras),
+                                        unroll=len(keys) == 1)
+        return leave(state, name, active, own, frozen, len(keys)), infos
 
     def dispatch(function, state, batch, key, block, extra):
         """Run the program of a static block, or switch on a traced one."""
-        if isinstance(block, str | int):
-            return function(trees.block_name(block, names), state, batch, key, extra)
+        labels = label(state.params)
+        if isinstance(block, trees.StaticBlock):
+            name = trees.block_name(block, names)
+            return function(name, labels, state, batch, key, extra)
 
-        branches = [lambda *args, name=name: function(name, *args) for name in names]
+        branches = [partial(function, name, labels) for name in names]
 
         # `lax.switch` clamps a bad index, which would train the wrong block silently.
         def nothing(state, *args):
@@ -223,51 +223,46 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         return dispatch(visit_named, state, batches, keys, block, extras)
 
     def sweep(state, batch, key, order):
-        if not order:
-            raise ValueError('the order of a sweep is empty; name the blocks to visit.')
-        for name in order:
-            trees.block_name(name, names)
-        one = _is_one_key(key)
-        if not one and len(key) != len(order):
-            raise ValueError(f'the sweep has {len(key)} keys and {len(order)} updates; '
-                             'give one key, or one an update.')
+        order = [trees.block_name(block, names) for block in order]
+        data = _data(batch, key, len(order))
         infos, start = [], 0
         for name, run in itertools.groupby(order):
             stop = start + len(list(run))
-            batches, keys = _data(batch, key, one, start, stop)
+            batches, keys = jax.tree.map(lambda x: x[start:stop], data)
             state, info = visit(state, batches, keys, name)
             infos.append(info)
             start = stop
         return state, jax.tree.map(lambda *xs: jnp.concatenate(xs), *infos)
 
     def simultaneous(state, batch, key):
-        actives, opt_state, infos = [], dict(state.opt_state), []
+        labels = label(state.params)
+        params, opt_state, infos = state.params, state.opt_state, []
         for name in names:
-            active, inner, frozen = enter(state, name)
-            active, inner, info = move(name, active, inner, frozen, batch, key, {})
-            actives.append(active)
+            active, own, frozen = enter(state, labels, name)
+            active, own, info = move(name, active, own, frozen, batch, key, {})
+            params = trees.merge(active, trees.split(params, labels, name)[1])
+            opt_state = kept(opt_state, name, own)
             infos.append(info)
-            if not blocks[name].ephemeral:
-                opt_state[name] = inner
-        params = reduce(trees.merge, actives)
         return (DescentState(params, opt_state, state.count + 1),
                 jax.tree.map(lambda *xs: jnp.stack(xs), *infos))
 
     return Descent(blocks, init, step, visit, sweep, simultaneous)
 
 
-def _is_one_key(key) -> bool:
-    """Say whether a key, typed or of the old kind (uint32[2]), has no leading axis."""
+def _data(batch, key, updates: int):
+    """Minibatches and keys of a sweep, with a leading axis that counts its updates."""
+    if not updates:
+        raise ValueError('the order of a sweep is empty; name the blocks to visit.')
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return key.ndim == (0 if typed else 1)
-
-
-def _data(batch, key, one: bool, start: int, stop: int):
-    """Minibatches and keys of updates start … stop of a sweep, with a leading axis."""
-    if one:
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (stop - start, *x.shape)),
+    if key.ndim == (0 if typed else 1):
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (updates, *jnp.shape(x))),
                             (batch, key))
-    return jax.tree.map(lambda x: x[start:stop], (batch, key))
+    axes = {jnp.shape(x)[:1] for x in jax.tree.leaves((batch, key))}
+    if axes != {(updates,)}:
+        raise ValueError(f'the sweep has {updates} updates, and leading axes of its '
+                         f'minibatches and keys are {sorted(axes)}; give one '
+                         'minibatch and one key, or one of each an update.')
+    return batch, key
 
 
 def _checked(name: str, returned) -> tuple[jax.Array, Any]:
@@ -295,9 +290,10 @@ def _aux_of_all(blocks: dict[str, Block], name: str, aux, params, batch, key):
     Blocks that share a loss share the form of its aux, so nothing is traced for them.
     """
     forms = {id(blocks[name].loss): aux}
-    for block in blocks.values():
+    for other, block in blocks.items():
         if id(block.loss) not in forms:
-            _, forms[id(block.loss)] = jax.eval_shape(block.loss, params, batch, key)
+            _, forms[id(block.loss)] = jax.eval_shape(
+                lambda: _checked(other, block.loss(params, batch, key)))
     return {other: jax.tree.map(_floating if other == name else _not_a_number,
                                 forms[id(block.loss)])
             for other, block in blocks.items()}

@@ -10,17 +10,18 @@ Sources  Order: Sun & Ye 2019 (arXiv:1604.07130) show that a fixed cyclic order 
          that a fresh permutation every sweep cures it.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-class Schedule(NamedTuple):
+@dataclasses.dataclass(frozen=True)  # `jax.jit` cannot take a callable tuple
+class Schedule:
     """A choice of block by the number of steps taken.
 
     Attributes:
@@ -40,11 +41,11 @@ class Schedule(NamedTuple):
 
 def _checked_visits(visits: Sequence[int]) -> np.ndarray:
     counts = np.asarray(visits)
-    if (counts.ndim != 1 or not counts.size or (counts < 0).any() or not counts.any()
-            or not np.issubdtype(counts.dtype, np.integer)):
+    if (counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer)
+            or (counts < 0).any() or not counts.any()):
         raise ValueError(f'visits per block are {visits!r}; give one whole number >= 0 '
                          'a block, as in (5, 1), not all of them 0.')
-    return counts
+    return counts.astype(np.int32)
 
 
 def cyclic(visits: Sequence[int]) -> Schedule:
@@ -52,6 +53,9 @@ def cyclic(visits: Sequence[int]) -> Schedule:
 
     Args:
       visits: steps per block and sweep; 0 freezes a block.
+
+    Raises:
+      ValueError: the visits are not whole numbers >= 0, or all of them 0.
 
     >>> five_to_one = cyclic((5, 1))
     >>> [int(five_to_one(count)) for count in range(8)]
@@ -64,19 +68,21 @@ def cyclic(visits: Sequence[int]) -> Schedule:
 def sequence(indices: Sequence[int], num_blocks: int) -> Schedule:
     """Repeat a fixed sequence of block indices, which may visit a block twice.
 
+    Raises:
+      ValueError: the sequence is empty or names a block that there is not.
+
     >>> symmetric = sequence((0, 1, 2, 1), num_blocks=3)
     >>> [int(symmetric(count)) for count in range(5)]
     [0, 1, 2, 1, 0]
     """
-    table = np.asarray(indices, np.int32)
-    if not table.size or table.min() < 0 or table.max() >= num_blocks:
-        raise ValueError(f'sequence {tuple(indices)} names blocks outside 0 … '
-                         f'{num_blocks - 1}; write it for {num_blocks} blocks.')
+    if not set(indices) or not set(indices) <= set(range(num_blocks)):
+        raise ValueError(f'sequence is {tuple(indices)}; give at least one block, each '
+                         f'a whole number 0 … {num_blocks - 1}.')
 
     def select(count):
-        return jnp.asarray(table)[count % table.size]
+        return jnp.asarray(indices, jnp.int32)[count % len(indices)]
 
-    return Schedule(select, num_blocks, table.size)
+    return Schedule(select, num_blocks, len(indices))
 
 
 def shuffled(visits: Sequence[int], key: jax.Array) -> Schedule:
@@ -87,6 +93,9 @@ def shuffled(visits: Sequence[int], key: jax.Array) -> Schedule:
       key: PRNG key; sweep s uses `fold_in(key, s)`, so the order does not depend on
         history.
 
+    Raises:
+      ValueError: as `cyclic`.
+
     >>> schedule = shuffled((1, 1, 1), jax.random.key(0))
     >>> [sorted(int(schedule(3 * s + i)) for i in range(3)) for s in range(2)]
     [[0, 1, 2], [0, 1, 2]]
@@ -96,9 +105,10 @@ def shuffled(visits: Sequence[int], key: jax.Array) -> Schedule:
 
     def select(count):
         sweep, position = count // period, count % period
-        order = jax.random.permutation(jax.random.fold_in(key, sweep), counts.size)
-        ends = jnp.cumsum(jnp.asarray(counts)[order])
-        return order[jnp.searchsorted(ends, position, side='right')].astype(jnp.int32)
+        order = jax.random.permutation(jax.random.fold_in(key, sweep),
+                                       jnp.arange(counts.size, dtype=jnp.int32))
+        ends = jnp.cumsum(jnp.asarray(counts)[order], dtype=jnp.int32)
+        return order[jnp.sum(position >= ends)]
 
     return Schedule(select, counts.size, period)
 
@@ -115,7 +125,7 @@ def uniform(num_blocks: int, key: jax.Array,
     Raises:
       ValueError: the probabilities are not a distribution over the blocks.
     """
-    weights = np.full(num_blocks, 1 / num_blocks)
+    weights = np.full(num_blocks, 1 / max(num_blocks, 1))
     if probabilities is not None:
         weights = np.asarray(probabilities, float)
     if weights.shape != (num_blocks,) or (weights < 0).any():
@@ -124,8 +134,9 @@ def uniform(num_blocks: int, key: jax.Array,
     if not math.isclose(weights.sum(), 1, abs_tol=1e-6):
         raise ValueError(f'probabilities {probabilities!r} sum to {weights.sum():g}, '
                          'not to 1; divide them by their sum.')
-    logits = np.log(np.maximum(weights, np.finfo(np.float32).tiny))
-    logits[weights == 0] = -np.inf
+    with np.errstate(divide='ignore'):
+        # In one width, so that the draws do not depend on whether float64 is on.
+        logits = np.log(weights).astype(np.float32)
 
     def select(count):
         draw = jax.random.categorical(jax.random.fold_in(key, count), logits)
@@ -151,7 +162,8 @@ def phases(parts: Sequence[tuple[Schedule, int | None]]) -> Schedule:
     """
     schedules = [schedule for schedule, _ in parts]
     lengths = [steps for _, steps in parts]
-    if not parts or lengths[-1] is not None or not all(lengths[:-1]):
+    if not parts or lengths[-1] is not None or not all(
+            steps is not None and steps > 0 for steps in lengths[:-1]):
         raise ValueError(f'phase lengths are {lengths}; give each a number of steps '
                          '> 0, and None to the last.')
     sizes = {schedule.num_blocks for schedule in schedules}

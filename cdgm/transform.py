@@ -9,6 +9,7 @@ touched either, for Adam would move on by momentum under a zero gradient.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -74,16 +75,15 @@ def coordinate_descent(
     def resolve(tree):
         """Labels of the tree's structure, and the rule of each block by name."""
         labels = param_labels(tree) if callable(param_labels) else param_labels
-        labels = jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part),
-                              labels, tree)
+        labels = trees.spread(labels, tree)
         used = sorted(set(jax.tree.leaves(labels)))
         each = rules if isinstance(rules, Mapping) else dict.fromkeys(used, rules)
         return labels, used, {name: optax.with_extra_args_support(rule)
                               for name, rule in each.items()}
 
     def init(params):
-        labels, used, txs = resolve(params)
         trees.check_floating(params)
+        labels, used, txs = resolve(params)
         if set(used) != set(txs):
             raise ValueError(f'the labels name blocks {used}, and there are rules for '
                              f'{sorted(txs)}; give each block one rule.')
@@ -95,28 +95,32 @@ def coordinate_descent(
     def update(updates, state, params=None, *, block=None, **extra):
         labels, _, txs = resolve(updates)
         names = tuple(txs)
+        # All branches of a switch return the same types, whatever a rule computes in.
+        still = jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates)
 
-        def update_block(name, updates, inner, params):
-            active, frozen = trees.split(updates, labels, name)
+        def update_block(name, updates, inner_states, params):
+            active, _ = trees.split(updates, labels, name)
             mine = None if params is None else trees.split(params, labels, name)[0]
-            active, inner = txs[name].update(active, inner, mine, **extra)
-            still = jax.tree.map(lambda u: jnp.full_like(u, -0.0), frozen)
-            return trees.merge(active, still), inner
+            moved, inner = txs[name].update(active, inner_states[name], mine, **extra)
+            moved = jax.tree.map(lambda u, g: u.astype(g.dtype), moved, active)
+            _, frozen = trees.split(still, labels, name)
+            return trees.merge(moved, frozen), {**inner_states, name: inner}
 
-        def branch(name):
-            def run(updates, inner_states, params):
-                updates, inner = update_block(name, updates, inner_states[name], params)
-                return updates, {**inner_states, name: inner}
-            return run
+        def nothing(updates, inner_states, params):
+            return still, inner_states
 
+        if block is None:
+            block = schedule(state.count)
         operands = updates, state.inner_states, params
-        if isinstance(block, str | int):
+        if isinstance(block, trees.StaticBlock):
             name = trees.block_name(block, names)
-            updates, inner_states = branch(name)(*operands)
+            updates, inner_states = update_block(name, *operands)
         else:
-            index = schedule(state.count) if block is None else block
-            updates, inner_states = lax.switch(index, [branch(n) for n in names],
-                                               *operands)
+            branches = [partial(update_block, name) for name in names]
+            # `lax.switch` clamps a bad index, which would train the wrong block.
+            valid = (block >= 0) & (block < len(names))
+            updates, inner_states = lax.switch(jnp.where(valid, block, len(names)),
+                                               [*branches, nothing], *operands)
         return updates, CoordinateDescentState(optax.safe_increment(state.count),
                                                inner_states)
 

@@ -1,0 +1,54 @@
+"""Moves: a gradient move is optax on the block's own objective, evaluated once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cdgm import Evaluation, Move, gradient_move
+from cdgm.moves import as_move
+
+
+def objective(x):
+    return jnp.sum(jnp.cosh(x) - x), {'mean': jnp.mean(x)}
+
+
+def test_a_gradient_move_is_an_optax_step():
+    x, tx = jnp.asarray([0.3, -1.2]), optax.adam(0.1)
+    move = gradient_move(tx)
+    moved, state, seen = move.apply(objective, x, move.init(x))
+    gradient = np.sinh(x) - 1
+    updates, expected = tx.update(jnp.asarray(gradient), tx.init(x), x)
+    np.testing.assert_allclose(moved, x + updates, 1e-14)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-14), state, expected)
+    np.testing.assert_allclose(seen.loss, np.sum(np.cosh(x) - x), 1e-14)
+    np.testing.assert_allclose(seen.grad_norm, np.linalg.norm(gradient), 1e-14)
+    np.testing.assert_allclose(seen.aux['mean'], np.mean(x), 1e-14)
+
+
+def test_a_line_search_gets_the_objective():
+    """Steps of 100 would diverge; the search finds one that decreases enough."""
+    move = gradient_move(optax.chain(
+        optax.sgd(100.0), optax.scale_by_backtracking_linesearch(20)))
+    x = jnp.asarray([0.3, -1.2])
+    before = objective(x)[0]
+    x, _, _ = jax.jit(lambda x: move.apply(objective, x, move.init(x)))(x)
+    assert objective(x)[0] < before
+
+
+def test_a_gradient_move_evaluates_its_objective_once():
+    calls = []
+
+    def counted(x):
+        calls.append(x)
+        return objective(x)
+
+    move = gradient_move(optax.adam(0.1))
+    jax.eval_shape(lambda x: move.apply(counted, x, move.init(x)), jnp.ones(2))
+    assert len(calls) == 1
+
+
+def test_a_move_is_taken_as_it_is():
+    move = Move(lambda active: (), lambda objective, active, state, **extra: (
+        active, state, Evaluation(*objective(active), jnp.zeros(()))))
+    assert as_move(move) is move

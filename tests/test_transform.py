@@ -1,0 +1,184 @@
+"""The optax face: which leaves it moves, whose state it touches, and how it composes.
+
+That it equals stock optax and the descent face (guarantee 1) is in `test_descent`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+import cdgm
+
+LABELS = {'a': 'a', 'b': 'b'}
+RULES = {
+    'sgd': optax.sgd(0.1),
+    'adamw with clipping': optax.chain(optax.clip_by_global_norm(0.1),
+                                       optax.adamw(1e-2, weight_decay=0.1)),
+}
+
+
+@pytest.fixture
+def params():
+    return {'a': {'w': jnp.arange(6.).reshape(2, 3), 'zero': jnp.asarray([0.0, -0.0])},
+            'b': jnp.asarray([-0.0, 2.0, -3.0])}
+
+
+@pytest.fixture
+def grads(params):
+    return jax.tree.map(lambda x: jnp.sin(1 + x), params)
+
+
+def bits(tree):
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
+
+
+def by_cycle(rules=optax.sgd(0.1), labels=LABELS, visits=(1, 1)):
+    return cdgm.coordinate_descent(rules, labels, schedule=cdgm.cyclic(visits))
+
+
+@pytest.mark.parametrize('rule', RULES)
+def test_guarantee_2_inactive_leaves_and_their_state_keep_their_bits(
+        rule, params, grads):
+    tx = by_cycle(RULES[rule])
+
+    @jax.jit
+    def run(grads, params):
+        state = tx.init(params)
+        for _ in range(2):
+            updates, after = tx.update(grads, state, params)
+            params, before, state = optax.apply_updates(params, updates), params, after
+        return before, params, after
+
+    before, after, state = run(grads, params)
+    assert bits(after['a']) == bits(before['a'])
+    assert not np.any(after['b'] == before['b'])
+    wild = {**grads, 'a': jax.tree.map(lambda g: 1e6 * g, grads['a'])}
+    one_step = jax.jit(lambda grads, state: tx.update(grads, state, params, block='b'))
+    start = tx.init(params)
+    tame, touched = one_step(grads, start)
+    assert bits(one_step(wild, start)) == bits((tame, touched))
+    assert bits(touched.inner_states['a']) == bits(start.inner_states['a'])
+    assert np.signbit(np.concatenate([x.ravel() for x in jax.tree.leaves(tame['a'])])
+                      ).all()
+
+
+def test_guarantee_3_one_block_is_plain_optax_bit_for_bit(params, grads):
+    for rule in RULES.values():
+        tx = by_cycle(rule, jax.tree.map(lambda _: 'all', params), (1,))
+
+        @jax.jit
+        def both(params, grads):
+            return (tx.update(grads, tx.init(params), params)[0],
+                    rule.update(grads, rule.init(params), params)[0])
+
+        ours, stock = both(params, grads)
+        assert bits(ours) == bits(stock)
+
+
+def test_guarantee_3_named_is_traced_is_scheduled_bit_for_bit(params, grads):
+    tx = by_cycle(RULES['adamw with clipping'])
+    state = tx.init(params)
+    update = jax.jit(lambda block: tx.update(grads, state, params, block=block))
+    scheduled = jax.jit(lambda: tx.update(grads, state, params))()
+    for block in ('a', 0, np.int32(0)):
+        named = jax.jit(lambda: tx.update(grads, state, params, block=block))()
+        assert bits(named) == bits(scheduled)
+    assert bits(update(jnp.int32(0))) == bits(scheduled)
+    assert bits(update(jnp.int32(1))) != bits(scheduled)
+
+
+def test_a_traced_index_out_of_range_moves_nothing(params, grads):
+    tx = by_cycle(optax.adam(0.1))
+    state = tx.init(params)
+    update = jax.jit(lambda block: tx.update(grads, state, params, block=block))
+    for bad in (-1, 2):
+        updates, after = update(bad)
+        assert bits(optax.apply_updates(params, updates)) == bits(params)
+        assert bits(after.inner_states) == bits(state.inner_states)
+
+
+def test_blocks_are_counted_in_the_order_of_the_rules(params, grads):
+    given = by_cycle({'b': optax.sgd(0.1), 'a': optax.sgd(0.1)})
+    alphabetical = by_cycle(optax.sgd(0.1))
+    for tx, first in ((given, 'b'), (alphabetical, 'a')):
+        updates, _ = tx.update(grads, tx.init(params), params)
+        moved = {name: np.any(np.stack(jax.tree.leaves(
+            jax.tree.map(jnp.any, part)))) for name, part in updates.items()}
+        assert moved == {name: name == first for name in 'ab'}
+
+
+def test_labels_may_be_a_function_of_the_parameters(params, grads):
+    def labels(tree):
+        return cdgm.blocks.label(tree, {'a': 'a', 'b': 'b'})
+
+    tx, same = by_cycle(labels=labels), by_cycle()
+    one, other = (t.update(grads, t.init(params), params)[0] for t in (tx, same))
+    assert bits(one) == bits(other)
+
+
+def test_it_chains_scans_and_vmaps_like_any_other(params, grads):
+    """Half the step by a chain equals half the rate; a seed axis changes nothing."""
+    chained = optax.chain(by_cycle(optax.sgd(0.2)), optax.scale(0.5))
+    plain = by_cycle(optax.sgd(0.1))
+
+    def run(tx, params):
+        def body(carry, _):
+            params, state = carry
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), None
+        return lax.scan(body, (params, tx.init(params)), length=3)[0][0]
+
+    @jax.jit
+    def both(params):
+        seeds = jax.tree.map(lambda x: jnp.stack([x, x]), params)
+        return jax.vmap(lambda p: run(chained, p))(seeds), run(plain, params)
+
+    stacked, expected = both(params)
+    jax.tree.map(lambda s, e: np.testing.assert_allclose(s, jnp.stack([e, e]), 1e-12),
+                 stacked, expected)
+    np.testing.assert_allclose(expected['a']['w'],
+                               params['a']['w'] - 0.2 * grads['a']['w'], 1e-12)
+
+
+def test_extra_arguments_reach_the_rule(params, grads):
+    tx = by_cycle(optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()))
+    _, state = jax.jit(lambda: tx.update(grads, tx.init(params), params, value=0.25))()
+    assert state.inner_states['a'][1].best_value == 0.25
+    assert state.inner_states['b'][1].best_value == np.inf
+
+
+def test_a_rule_may_compute_in_another_width():
+    params = {'a': jnp.ones(2, jnp.bfloat16), 'b': jnp.ones(2)}
+    tx = by_cycle(optax.adam(0.1, mu_dtype=jnp.float32))
+    updates, _ = jax.jit(lambda: tx.update(params, tx.init(params)))()
+    assert updates['a'].dtype == jnp.bfloat16 and updates['b'].dtype == float
+
+
+@pytest.mark.parametrize('error, words, write', [
+    (ValueError, 'written for 3 blocks, and there are 2: ', dict(visits=(1, 1, 1))),
+    (ValueError, "the labels name blocks ['a', 'b'], and there are rules for ['a']",
+     dict(rules={'a': optax.sgd(0.1)})),
+    (ValueError, "and there are rules for ['a', 'b', 'c']",
+     dict(rules=dict.fromkeys('abc', optax.sgd(0.1)))),
+    (ValueError, "without a label are 'b'; labels without a leaf are 'c'",
+     dict(labels={'a': 'a', 'c': 'b'})),
+])
+def test_errors_at_init_are_one_line(error, words, write, params):
+    with pytest.raises(error) as caught:
+        by_cycle(**write).init(params)
+    assert words in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_an_integer_leaf_is_an_error_at_init():
+    with pytest.raises(TypeError, match="'b' is int64; parameters are floating"):
+        by_cycle().init({'a': np.ones(2), 'b': np.arange(2)})
+
+
+def test_an_unknown_block_is_an_error_before_anything_compiles(params, grads):
+    tx = by_cycle()
+    state = tx.init(params)
+    with pytest.raises(ValueError, match="unknown block 'c'; blocks are 'a', 'b'"):
+        jax.eval_shape(lambda: tx.update(grads, state, params, block='c'))
