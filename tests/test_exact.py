@@ -258,3 +258,13 @@ def test_float32_is_not_taken_for_an_error(key):
             state, info = run(state)
             assert jnp.isfinite(info.loss)
         np.testing.assert_allclose(loss(state.params, None, key)[0], least, rtol=1e-6)
+
+
+def test_products_are_exact_on_accelerators(key):
+    """Where a product of float32 is one of TF32 or bfloat16 unless told otherwise."""
+    descent = one_block(lambda w, batch, key: (jnp.sum(jnp.square(batch @ w)), None))
+    state = descent.init(jnp.ones((4, 2), jnp.float32))
+    program = jax.jit(lambda s, b: descent.step(s, b, key, 'w')).lower(
+        state, jnp.ones((3, 4), jnp.float32)).as_text()
+    products = [line for line in program.splitlines() if 'dot_general' in line]
+    assert products and all('[HIGHEST, HIGHEST]' in line for line in products)
