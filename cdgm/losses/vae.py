@@ -148,12 +148,17 @@ def neg_elbo(params, batch, key, *,
     if num_samples < 1:
         raise ValueError(f'num_samples is {num_samples}; draw at least one.')
     mean, logvar = encode(params, batch)
-    shape = (num_samples, *mean.shape)
-    latents = sample_latent(
-        jnp.broadcast_to(mean, shape), jnp.broadcast_to(logvar, shape), key)
-    log_p = jax.vmap(lambda z: log_likelihood(decode(params, z), batch))(latents)
+    latent = sample_latent(
+        _copies(mean, num_samples), _copies(logvar, num_samples), key)
+    log_p = log_likelihood(decode(params, latent), _copies(batch, num_samples))
     terms = ElboTerms(-jnp.mean(log_p), jnp.mean(gaussian_kl(mean, logvar)))
     return terms.reconstruction + beta * terms.kl, terms
+
+
+def _copies(array, count):
+    """The batch again and again, [count B, ...]; one copy is the array itself."""
+    copies = jnp.broadcast_to(array, (count, *array.shape))
+    return copies.reshape(-1, *array.shape[1:])
 
 
 def _sum_but_first(array):
