@@ -147,8 +147,9 @@ def block_grad_norms(descent: Descent, params: Params, batch, key) -> jax.Array:
     labels, norms = _labels(descent, params), {}
     for loss, names in _by_loss(descent):
         # The blocks of one loss, taken together, are one block.
-        group = jax.tree.map(lambda name, names=names: str(name in names), labels)
-        grads = _grad(loss, params, group, str(True), batch, key)
+        group = jax.tree.map(
+            lambda name, names=names: 'own' if name in names else 'rest', labels)
+        grads = _grad(loss, params, group, 'own', batch, key)
         for name in names:
             norms[name] = optax.tree.norm(trees.split(grads, labels, name)[0])
     return jnp.stack([jnp.asarray(norms[name], float) for name in descent.blocks])
