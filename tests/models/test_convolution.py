@@ -87,3 +87,13 @@ def test_bfloat16_stays_bfloat16(key):
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, 'bfloat16'),
         jax.eval_shape(Conv(3).init, key, x))
     assert jax.eval_shape(Conv(3).apply, params, x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'tpu'])
+def test_other_platforms_are_given_the_plain_convolution(platform, fill):
+    x = np.ones((2, 4, 4, 1))
+    params = fill(lambda key: Conv(3).init(key, x))
+    lowered = jax.jit(Conv(3).apply).trace(params, x).lower(
+        lowering_platforms=(platform,)).as_text()
+    assert 'stablehlo.convolution' in lowered
+    assert 'stablehlo.concatenate' not in lowered
