@@ -77,12 +77,14 @@ DYNAMICS = {
     'consensus': partial(dynamics.consensus, strength=1.)}
 
 
-def game(setting: Setting, step_size) -> cdgm.Descent:
-    """Make the game's descent; params are {'generator': theta, 'discriminator': psi}.
+def game(setting: Setting, generator_rule: optax.GradientTransformation,
+         discriminator_rule: optax.GradientTransformation) -> cdgm.Descent:
+    """Make the game's descent; its batches are the data, float[B, 1] of zeros.
 
     Args:
       setting: its numbers may be traced.
-      step_size: of gradient steps, one number or (generator's, discriminator's).
+      generator_rule: moves params['generator'], theta.
+      discriminator_rule: moves params['discriminator'], psi.
     """
     def discriminate(params, points):
         return -params['discriminator'] * points[:, 0]
@@ -103,19 +105,17 @@ def game(setting: Setting, step_size) -> cdgm.Descent:
     def generator_loss(params, batch, key):
         return losses.generator_loss(params, batch, key, **options)[0], None
 
-    steps = step_size if isinstance(step_size, tuple) else (step_size, step_size)
+    clipped = optax.chain(discriminator_rule, penalties.weight_clipping(setting.clip))
     return cdgm.block_descent({
-        'generator': cdgm.Block('generator', generator_loss, optax.sgd(steps[0])),
-        'discriminator': cdgm.Block(
-            'discriminator', discriminator_loss,
-            optax.chain(optax.sgd(steps[1]), penalties.weight_clipping(setting.clip)))})
+        'generator': cdgm.Block('generator', generator_loss, generator_rule),
+        'discriminator': cdgm.Block('discriminator', discriminator_loss, clipped)})
 
 
 def advance(dynamic: str, setting: Setting, step_size):
     """One step of a dynamic as a map of points, float[2] -> float[2]: (theta, psi)."""
-    descent = game(setting, step_size)
+    descent = game(setting, optax.sgd(step_size), optax.sgd(step_size))
     step = DYNAMICS[dynamic](descent)
-    data, key = jnp.zeros((1, 1)), jax.random.key(0)  # the key is of no consequence
+    data, key = jnp.zeros((1, 1)), jax.random.key(0)  # what is drawn does not matter
 
     def one_step(point):
         params = {'generator': point[0], 'discriminator': point[1]}
