@@ -15,7 +15,7 @@ from absl import flags
 
 from experiments import launch
 from experiments.report import Section, write_report
-from experiments.run_folder import free_folder
+from experiments.run_folder import new_folder
 
 SECTIONS = (
     Section(
@@ -50,7 +50,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Run the trainings one after another and write the report."""
-    out = Path(values.out_dir) if values.out_dir else free_folder(
+    out = Path(values.out_dir) if values.out_dir else new_folder(
         Path('runs') / 'quickstart')
     epochs = {'vae': values.vae_epochs, 'gan': values.gan_epochs}
     runs = []

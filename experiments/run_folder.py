@@ -7,12 +7,15 @@
     *.png           figures
 """
 
+import contextlib
+import itertools
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +54,8 @@ def _plain(value):
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read the metrics of a run."""
-    return [json.loads(line) for line in (path / 'metrics.jsonl').open()]
+    with open(path / 'metrics.jsonl') as file:
+        return [json.loads(line) for line in file]
 
 
 def load_params(path: Path) -> dict[str, Any]:
@@ -79,26 +83,44 @@ def create(name: str, values: flags.FlagValues, facts: dict[str, Any]) -> RunFol
     Raises:
       SettingError: the folder holds a run, or cannot be written.
     """
-    path = Path(values.run_dir) if values.run_dir else free_folder(Path('runs') / name)
-    if (path / 'metrics.jsonl').exists():
-        raise SettingError(f'run folder {path} holds a run already; give another '
-                           '--run_dir, or move it away.')
-    try:
-        path.mkdir(parents=True, exist_ok=True)
+    path = Path(values.run_dir) if values.run_dir else Path('runs') / name
+    environment = {**_environment(), **facts}
+    with _writing(path):
+        if values.run_dir:
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path = new_folder(path)
+        if (path / 'metrics.jsonl').exists():
+            raise SettingError(f'run folder {path} holds a run already; give another '
+                               '--run_dir, or move it away.')
         (path / 'flags.txt').write_text(serialise(values))
-        environment = {**_environment(), **facts}
         (path / 'env.json').write_text(json.dumps(environment, indent=1) + '\n')
-    except OSError as error:
-        raise SettingError(f'run folder {path} cannot be written ({error.strerror}); '
-                           'give a writable --run_dir.') from None
     return RunFolder(path)
 
 
-def free_folder(path: Path) -> Path:
-    """The first of PATH, PATH-2, PATH-3, … that does not exist."""
-    candidates = (path if i == 1 else path.with_name(f'{path.name}-{i}')
-                  for i in range(1, 1_000_000))
-    return next(candidate for candidate in candidates if not candidate.exists())
+def new_folder(path: Path) -> Path:
+    """Make the first of PATH, PATH-2, PATH-3, … that does not exist.
+
+    Raises:
+      SettingError: it cannot be made.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            free = path if number == 1 else path.with_name(f'{path.name}-{number}')
+            with contextlib.suppress(FileExistsError):  # perhaps just now
+                free.mkdir()
+                break
+    return free
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingError(f'folder {path} cannot be written ({error.strerror}); '
+                           'name one that can.') from None
 
 
 def _environment() -> dict[str, Any]:
@@ -121,7 +143,10 @@ def _environment() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the code; None where there is no repository."""
-    done = subprocess.run(['git', *arguments], cwd=Path(__file__).parent,
-                          capture_output=True, text=True, check=False)
+    """What git says of the code; None where there is no repository, or no git."""
+    try:
+        done = subprocess.run(['git', *arguments], cwd=Path(__file__).parent,
+                              capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
