@@ -1,12 +1,14 @@
 """Start an experiment: what every command has in common, and how it ends.
 
-Exit status   0 done, 1 a crash, 2 a misspelt flag or a bad setting, 76 a loss is no
-              longer finite, 77 the data are missing or damaged.
+Exit status   0 done, 1 a crash, 2 a misspelt flag, a bad setting or a missing extra,
+              76 a loss is no longer finite, 77 the data are missing or damaged.
 """
 
+import contextlib
+import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -43,28 +45,40 @@ def parse(define_flags: Callable[[flags.FlagValues], None],
     if rest:
         raise SettingError(f'unexpected argument {rest[0]!r}; every setting is a flag, '
                            'as in --seeds=3.')
+    for name in values:
+        if isinstance(values[name].value, float) and not math.isfinite(
+                values[name].value):
+            raise SettingError(f'--{name}={values[name].value}; give a finite number.')
     return values
 
 
 def run(define_flags: Callable[[flags.FlagValues], None],
         main: Callable[[flags.FlagValues], None], about: str | None) -> None:
-    """Run an experiment, turning foreseen errors into one line and an exit status.
+    """Run an experiment with the arguments of this process.
 
     Args:
       define_flags: adds the experiment's flags to a `FlagValues`.
       main: runs it.
       about: what `--help` says above the flags.
     """
-    statuses = {SettingError: BAD_SETTING, DataError: BAD_DATA, DivergedError: DIVERGED}
-    try:
+    with one_line_errors():
         values = parse(define_flags, sys.argv[1:])
         if values.help:
             print(about, values.get_help(prefix='  '), sep='\n')
         else:
             keep_compiled_programs()
             main(values)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn foreseen errors into one line and an exit status."""
+    statuses = {SettingError: BAD_SETTING, DataError: BAD_DATA, DivergedError: DIVERGED}
+    try:
+        yield
     except tuple(statuses) as error:
-        print(f'error: {error}', file=sys.stderr, flush=True)
+        message = ' '.join(str(error).splitlines())
+        print(f'error: {message}', file=sys.stderr, flush=True)
         sys.exit(statuses[type(error)])
 
 

@@ -27,19 +27,23 @@ def parse_order(text: str, blocks: Sequence[str],
       Block names, one an update; or a 1-tuple of an element of `whole`.
 
     Raises:
-      ValueError: a name is unknown or a count is not a whole number > 0.
+      ValueError: a name is unknown, a count is not a whole number 1 … 999999, or an
+        element of `whole` does not stand alone.
 
     >>> parse_order('discriminator*2,generator', ('discriminator', 'generator'))
     ('discriminator', 'discriminator', 'generator')
     """
-    if text in whole:
-        return (text,)
+    if text.strip() in whole:
+        return (text.strip(),)
     order: list[str] = []
     for part in text.split(','):
-        match = re.fullmatch(r'\s*(\w+)\s*(?:\*\s*(\d+)\s*)?', part)
+        match = re.fullmatch(r'\s*(\w+)\s*(?:\*\s*(\d{1,6})\s*)?', part)
         if not match or match[2] and not int(match[2]):
             raise ValueError(f'order {text!r} has the part {part!r}; write names and '
                              f'counts, as in {blocks[0]}*2,{blocks[-1]}.')
+        if match[1] in whole:
+            raise ValueError(f'{match[1]!r} moves everything at once, so it stands '
+                             f'alone; {text!r} has more.')
         order += [one_of('block', match[1], blocks, whole)] * int(match[2] or 1)
     return tuple(order)
 

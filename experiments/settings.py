@@ -1,5 +1,6 @@
 """The flags that every training experiment has, and what they mean together."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from absl import flags
@@ -42,7 +43,8 @@ def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
                          lower_bound=1, **own)
     flags.DEFINE_integer('seeds', 1, 'Runs that differ only in their seed, side by '
                          'side in one program.', lower_bound=1, **own)
-    flags.DEFINE_integer('seed', 0, 'The first seed.', lower_bound=0, **own)
+    flags.DEFINE_integer('seed', 0, 'The first seed.', lower_bound=0,
+                         upper_bound=2 ** 31 - 1, **own)
     flags.DEFINE_string('run_dir', None, 'Folder of the run; a new one under runs/ '
                         'unless given.', **own)
 
@@ -68,12 +70,9 @@ def read_order(values: flags.FlagValues, blocks: tuple[str, ...], key,
     Raises:
       SettingError: they name a block that is not there, or do not go together.
     """
-    try:
-        updates = parse_order(values.order, blocks, whole)
-        names = ('joint',) if updates == ('joint',) else blocks
-        rates = parse_per_block(values.learning_rate, names)
-    except ValueError as error:
-        raise SettingError(str(error)) from None
+    updates = _parse('order', parse_order, values, blocks, whole)
+    names = ('joint',) if updates == ('joint',) else blocks
+    rates = _parse('learning_rate', parse_per_block, values, names)
     if values.schedule == 'cyclic':
         return Order(updates, rates, None)
     if updates[0] in WHOLE:
@@ -82,6 +81,13 @@ def read_order(values: flags.FlagValues, blocks: tuple[str, ...], key,
     visits = [updates.count(name) for name in blocks]
     return Order(updates, rates,
                  rules.choices(visits, key, values.refresh)[values.schedule])
+
+
+def _parse(name: str, parser: Callable, values: flags.FlagValues, *arguments):
+    try:
+        return parser(values[name].value, *arguments)
+    except ValueError as error:
+        raise SettingError(f'--{name}: {error}') from None
 
 
 def read_sweeps(values: flags.FlagValues, num_images: int) -> int:
