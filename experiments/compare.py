@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cdgm.metrics import mean_and_error
+from experiments import launch
+from experiments.launch import SettingError
 from experiments.run_folder import read_rows
 
 
@@ -86,12 +88,35 @@ def mean_error(values: np.ndarray, digits: int = 2) -> str:
     return f'{mean:.{digits}f}{spread}'
 
 
-def main(paths: list[str]) -> int:
+def read_runs(paths: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Read the rows of several runs.
+
+    Raises:
+      SettingError: a folder holds no run, or one with other metrics than the first.
+    """
+    runs = {}
+    for path in paths:
+        try:
+            runs[path] = read_rows(Path(path))
+            found = sorted(runs[path][0]['test'])
+        except (OSError, ValueError, IndexError) as error:
+            raise SettingError(f'{path} holds no run ({error}); name folders with a '
+                               'metrics.jsonl.') from None
+        wanted = sorted(runs[paths[0]][0]['test'])
+        if found != wanted:
+            raise SettingError(f'{path} has the metrics {found}, and {paths[0]} has '
+                               f'{wanted}; compare runs of one experiment.')
+    return runs
+
+
+def main(paths: list[str]) -> None:
     """Print the table of the runs in the given folders."""
-    if not paths:
+    if '--help' in paths:
         print(__doc__)
-        return 2
-    rows = {path: read_rows(Path(path)) for path in paths}
+        return
+    if not paths:
+        raise SettingError('name the folders of the runs; see --help.')
+    rows = read_runs(paths)
     for metric in rows[paths[0]][0]['test']:
         result = compare({path: read_curve(rows[path], metric) for path in paths})
         digits = 2 if metric == 'neg_elbo' else 4
@@ -101,8 +126,8 @@ def main(paths: list[str]) -> int:
             print(f'{Path(path).name:25s} '
                   f'{mean_error(result.at_sweeps[path], digits):18s} '
                   f'{mean_error(result.at_gflop[path], digits)}')
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    with launch.one_line_errors():
+        main(sys.argv[1:])
