@@ -21,8 +21,12 @@ python3.11}; install one, or name it with PYTHON=..." >&2
 
 # set_up EXTRA: install the package with an extra, unless that is done already.
 set_up() {
-  [ -x .venv/bin/python ] || { python=$(find_python) && "$python" -m venv .venv; }
-  local minor constraints stamp
+  local python minor constraints stamp
+  # pip comes last: without it, making .venv was interrupted.
+  if [ ! -x .venv/bin/pip ]; then
+    python=$(find_python)
+    "$python" -m venv .venv
+  fi
   minor=$(.venv/bin/python -c 'import sys; print(sys.version_info.minor)')
   # jax 0.12 wants Python 3.12; each line of jax has its own set of versions.
   constraints=constraints-py$(( minor > 11 ? 312 : 311 )).txt
@@ -47,7 +51,8 @@ case "${1:-}" in
   -h | --help | help)
     sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
   *)
-    if [ ! -e "experiments/$1.py" ] && [ ! -e "experiments/$1/__main__.py" ]; then
+    if ! grep -qs "__name__ == '__main__'" "experiments/$1.py" "experiments/$1/__main__.py"
+    then
       echo "error: there is no experiment '$1'; see ./launch.sh --help" >&2
       exit 2
     fi
