@@ -29,6 +29,7 @@ from jax import lax
 from cdgm import blocks as trees
 from cdgm.blocks import Params, Selector
 from cdgm.moves import Evaluation, Move, as_move
+from cdgm.reuse import hoisted
 
 # (params, batch, key) -> (scalar, aux); aux is a pytree of arrays.
 LossFn = Callable[[Params, Any, jax.Array], tuple[jax.Array, Any]]
@@ -93,13 +94,17 @@ class Descent(NamedTuple):
       init: params -> DescentState.
       step: (state, batch, key, block, **extra) -> (state, StepInfo). `block` is a name,
         a Python index (both static), or an int32[] that may be traced. `extra` goes to
-        the block's rule, as optax's extra arguments do.
-      visit: (state, batches, keys, block, **extras) -> (state, StepInfo[K]): K steps in
-        one scan; `batches`, `keys` and `extras` have a leading axis K.
+        the block's rule, as optax's extra arguments do, beside `count`, the steps that
+        the descent has taken.
+      visit: (state, batches, keys, block, steps=None, **extras) -> (state,
+        StepInfo[K]): K steps in one scan; `batches`, `keys` and `extras` have a leading
+        axis K. With steps=K one minibatch serves them all, and one key or keys[K]; what
+        the active block cannot change is then computed once (see `cdgm.hoisted`).
       sweep: (state, batch, key, order) -> (state, StepInfo[len(order)]): updates the
         named blocks in turn. One key serves all updates on the one minibatch (common
-        random numbers); keys[len(order)] come with minibatches stacked in the same
-        way, one an update. A run of one name in the order is one visit.
+        random numbers), so that they can share their work; keys[len(order)] come with
+        minibatches stacked in the same way, one an update. A run of one name in the
+        order is one visit.
       simultaneous: (state, batch, key) -> (state, StepInfo[B]): all blocks move from
         the same point.
     """
@@ -167,20 +172,25 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         return DescentState(trees.merge(active, frozen),
                             kept(state.opt_state, name, own), state.count + steps)
 
-    def move(name, active, own, frozen, batch, key, extra):
-        """Move one block: (active, its rule's state, StepInfo)."""
-        def objective(active):
-            params = trees.merge(active, frozen)
-            return _checked(name, blocks[name].loss(params, batch, key))
+    def value(name, active, frozen, batch, key):
+        """A block's loss, checked: (scalar, aux)."""
+        params = trees.merge(active, frozen)
+        return _checked(name, blocks[name].loss(params, batch, key))
 
+    def move(name, objective, active, own, frozen, batch, key, extra):
+        """Move one block: (active, its rule's state, StepInfo)."""
         moved, own, seen = moves[name].apply(objective, active, own, **extra)
         aux = _aux_of_all(blocks, name, seen.aux, trees.merge(active, frozen), batch,
                           key)
         return moved, own, _info(names.index(name), seen, aux)
 
+    def step_from(name, active, own, frozen, batch, key, extra):
+        return move(name, lambda active: value(name, active, frozen, batch, key),
+                    active, own, frozen, batch, key, extra)
+
     def step_named(name, labels, state, batch, key, extra):
         active, own, frozen = enter(state, labels, name)
-        active, own, info = move(name, active, own, frozen, batch, key, extra)
+        active, own, info = step_from(name, active, own, frozen, batch, key, extra)
         return leave(state, name, active, own, frozen, 1), info
 
     def visit_named(name, labels, state, batches, keys, extras):
@@ -188,14 +198,34 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
 
         # The frozen leaves are closed over, not carried: a carry is copied.
         def body(carry, data):
-            active, own = carry
-            active, own, info = move(name, active, own, frozen, *data)
+            active, own, info = step_from(name, *carry, frozen, *data)
             return (active, own), info
 
-        # One step is unrolled, so that updates on one minibatch can share their work.
+        # One step is no loop, so that updates on one minibatch can share their work.
         (active, own), infos = lax.scan(body, (active, own), (batches, keys, extras),
                                         unroll=len(keys) == 1)
         return leave(state, name, active, own, frozen, len(keys)), infos
+
+    def visit_shared(steps, name, labels, state, batch, key, extras):
+        active, own, frozen = enter(state, labels, name)
+        keys = None if _is_one(key) else key
+
+        def objective(active, fresh):
+            return value(name, active, frozen, batch, key if keys is None else fresh)
+
+        # The loop would compute anew at each step what is the same at all of them.
+        objective = hoisted(objective, active, None if keys is None else keys[0])
+
+        def body(carry, data):
+            fresh, extra = data
+            active, own, info = move(name, lambda active: objective(active, fresh),
+                                     *carry, frozen, batch,
+                                     key if keys is None else fresh, extra)
+            return (active, own), info
+
+        (active, own), infos = lax.scan(body, (active, own), (keys, extras), steps,
+                                        unroll=steps == 1)
+        return leave(state, name, active, own, frozen, steps), infos
 
     def dispatch(function, state, batch, key, block, extra):
         """Run the program of a static block, or switch on a traced one."""
@@ -217,19 +247,26 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
                           state, batch, key, extra)
 
     def step(state, batch, key, block, **extra):
-        return dispatch(step_named, state, batch, key, block, extra)
+        return dispatch(step_named, state, batch, key, block,
+                        {'count': state.count, **extra})
 
-    def visit(state, batches, keys, block, **extras):
-        return dispatch(visit_named, state, batches, keys, block, extras)
+    def visit(state, batches, keys, block, steps=None, **extras):
+        run = visit_named if steps is None else partial(visit_shared, steps)
+        counts = state.count + jnp.arange(len(keys) if steps is None else steps,
+                                          dtype=jnp.int32)
+        return dispatch(run, state, batches, keys, block, {'count': counts, **extras})
 
     def sweep(state, batch, key, order):
         order = [trees.block_name(block, names) for block in order]
-        data = _data(batch, key, len(order))
+        one = _check_data(batch, key, len(order))
         infos, start = [], 0
         for name, run in itertools.groupby(order):
             stop = start + len(list(run))
-            batches, keys = jax.tree.map(lambda x: x[start:stop], data)
-            state, info = visit(state, batches, keys, name)
+            if one:
+                state, info = visit(state, batch, key, name, steps=stop - start)
+            else:
+                data = jax.tree.map(lambda x: x[start:stop], (batch, key))
+                state, info = visit(state, *data, name)
             infos.append(info)
             start = stop
         return state, jax.tree.map(lambda *xs: jnp.concatenate(xs), *infos)
@@ -239,7 +276,8 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         params, opt_state, infos = state.params, state.opt_state, []
         for name in names:
             active, own, frozen = enter(state, labels, name)
-            active, own, info = move(name, active, own, frozen, batch, key, {})
+            active, own, info = step_from(name, active, own, frozen, batch, key,
+                                          {'count': state.count})
             params = trees.merge(active, trees.split(params, labels, name)[1])
             opt_state = kept(opt_state, name, own)
             infos.append(info)
@@ -249,20 +287,23 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
     return Descent(blocks, init, step, visit, sweep, simultaneous)
 
 
-def _data(batch, key, updates: int):
-    """Minibatches and keys of a sweep, with a leading axis that counts its updates."""
+def _is_one(key) -> bool:
+    """Say whether a key, typed or of the old kind (uint32[2]), has no leading axis."""
+    return key.ndim == (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1)
+
+
+def _check_data(batch, key, updates: int) -> bool:
+    """Say whether a sweep has one minibatch; if not, check that each update has one."""
     if not updates:
         raise ValueError('the order of a sweep is empty; name the blocks to visit.')
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if key.ndim == (0 if typed else 1):
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (updates, *jnp.shape(x))),
-                            (batch, key))
+    if _is_one(key):
+        return True
     axes = {jnp.shape(x)[:1] for x in jax.tree.leaves((batch, key))}
     if axes != {(updates,)}:
         raise ValueError(f'the sweep has {updates} updates, and leading axes of its '
                          f'minibatches and keys are {sorted(axes)}; give one '
                          'minibatch and one key, or one of each an update.')
-    return batch, key
+    return False
 
 
 def _checked(name: str, returned) -> tuple[jax.Array, Any]:
