@@ -42,7 +42,7 @@ class Block(NamedTuple):
       leaves: which leaves it owns, see `cdgm.blocks.selects`; '' owns all.
       loss: (params, batch, key) -> (scalar, aux), a function of *all* parameters.
       rule: an optax transformation, or a `cdgm.Move`. It sees the active leaves only,
-        so its clipping, decay and counts are the block's own.
+        so its clipping, decay and counts are the block's own; see `cdgm.policies`.
       ephemeral: reset the rule's state at the start of each visit. Such a state never
         enters the carry, so it costs no memory between visits.
     """
@@ -198,12 +198,13 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
 
         # The frozen leaves are closed over, not carried: a carry is copied.
         def body(carry, data):
-            active, own, info = step_from(name, *carry, frozen, *data)
+            active, own = carry
+            batch, key, extra = data
+            active, own, info = step_from(name, active, own, frozen, batch, key, extra)
             return (active, own), info
 
-        # One step is no loop, so that updates on one minibatch can share their work.
-        (active, own), infos = lax.scan(body, (active, own), (batches, keys, extras),
-                                        unroll=len(keys) == 1)
+        (active, own), infos = _scan(body, (active, own), (batches, keys, extras),
+                                     len(keys))
         return leave(state, name, active, own, frozen, len(keys)), infos
 
     def visit_shared(steps, name, labels, state, batch, key, extras):
@@ -217,14 +218,14 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         objective = hoisted(objective, active, None if keys is None else keys[0])
 
         def body(carry, data):
+            active, own = carry
             fresh, extra = data
-            active, own, info = move(name, lambda active: objective(active, fresh),
-                                     *carry, frozen, batch,
-                                     key if keys is None else fresh, extra)
+            active, own, info = move(
+                name, lambda active: objective(active, fresh), active, own, frozen,
+                batch, key if keys is None else fresh, extra)
             return (active, own), info
 
-        (active, own), infos = lax.scan(body, (active, own), (keys, extras), steps,
-                                        unroll=steps == 1)
+        (active, own), infos = _scan(body, (active, own), (keys, extras), steps)
         return leave(state, name, active, own, frozen, steps), infos
 
     def dispatch(function, state, batch, key, block, extra):
@@ -265,8 +266,8 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
             if one:
                 state, info = visit(state, batch, key, name, steps=stop - start)
             else:
-                data = jax.tree.map(lambda x: x[start:stop], (batch, key))
-                state, info = visit(state, *data, name)
+                batches, keys = jax.tree.map(lambda x: x[start:stop], (batch, key))
+                state, info = visit(state, batches, keys, name)
             infos.append(info)
             start = stop
         return state, jax.tree.map(lambda *xs: jnp.concatenate(xs), *infos)
@@ -287,8 +288,18 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
     return Descent(blocks, init, step, visit, sweep, simultaneous)
 
 
+def _scan(body, carry, data, steps: int):
+    """`lax.scan`, but one step is no loop, so that updates can share their work."""
+    if steps != 1:
+        return lax.scan(body, carry, data, steps)
+    carry, info = body(carry, jax.tree.map(lambda x: x[0], data))
+    return carry, jax.tree.map(lambda x: x[None], info)
+
+
 def _is_one(key) -> bool:
-    """Say whether a key, typed or of the old kind (uint32[2]), has no leading axis."""
+    """Say whether a key, typed, old (uint32[2]) or None, has no leading axis."""
+    if key is None:
+        return True
     return key.ndim == (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1)
 
 

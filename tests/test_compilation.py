@@ -119,6 +119,15 @@ def test_a_named_step_has_no_conditional_and_a_traced_one_has_one(key):
     assert conditionals(descent.step, *data, jnp.int32(0)) == 1
 
 
+def test_a_sweep_of_single_updates_has_no_loop(key):
+    """Not even before optimisation: a convolution in a loop is slow on a CPU."""
+    descent = small_descent()
+    data = descent.init({name: jnp.ones(2) for name in 'abc'}), jnp.ones(2), key
+    for order, loops in (('abc', 0), ('aab', 1)):
+        lowered = jax.jit(lambda *data: descent.sweep(*data, order)).lower(*data)
+        assert lowered.as_text().count('stablehlo.while') == loops
+
+
 def test_seeds_share_one_conditional_if_they_share_the_index(key):
     descent = small_descent()
     keys = jax.random.split(key, 4)

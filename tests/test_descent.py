@@ -367,10 +367,14 @@ def test_a_sweep_is_steps_in_turn(shared, params, batches, keys):
     assert_close(swept(params), in_turn(params))
 
 
-def test_a_sweep_takes_keys_of_the_old_kind(params, batches):
-    descent = two_blocks(optax.sgd(0.1))
+def test_a_sweep_takes_keys_of_the_old_kind_or_none(params, batches):
+    def loss(params, batch, key):
+        return loss_fn(params, batch, jax.random.key(0) if key is None else key)
+
+    descent = two_blocks(optax.sgd(0.1), loss)
     state, old = descent.init(params), jax.random.PRNGKey(0)
-    for batch, key in ((batches[0], old), (batches[:2], jnp.stack([old, old]))):
+    for batch, key in ((batches[0], old), (batches[:2], jnp.stack([old, old])),
+                       (batches[0], None)):
         _, infos = jax.eval_shape(lambda: descent.sweep(state, batch, key, NAMES))
         assert infos.loss.shape == (2,)
 

@@ -1,0 +1,223 @@
+"""Step policies: what a block's rule remembers, how far it steps, what it averages.
+
+    kept         s                        the default: nobody touches it meanwhile
+    reset        s <- init(x)             each visit: `cdgm.Block(..., ephemeral=True)`
+    decayed      s <- rho^away s          `decay_while_away`
+    fixed step   x <- x - a u             `optax.sgd(a)`
+    scheduled    x <- x - a(n) u          `optax.sgd(schedule)`
+    secant step  x <- x - u / L           `scale_by_secant`, L = |dg| / |dx|
+    clipped, weights decayed              `optax.clip_by_global_norm`, `optax.adamw`
+    averaged     m <- d m + (1 - d) x     `average_params`, read by `averaged`
+
+Policies are optax transformations, so they chain with any other; and since a rule sees
+the leaves of its block only, so does its policy, in `cdgm.block_descent` and in
+`cdgm.coordinate_descent` alike. What a rule counts is the block's own steps.
+
+Legend   x the block's leaves, g their gradient, u an update, s the state of a rule,
+         n its own steps, away the steps of the descent since its last.
+Sources  Reset: Luo, Yu & Li 2024 (BAdam, arXiv:2404.02827). Secants with a bound on
+         growth: Malitsky & Mishchenko 2020 (arXiv:1910.09529).
+"""
+
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cdgm.blocks import Params, merge
+
+
+class AwayState(NamedTuple):
+    """What `decay_while_away` carries.
+
+    Attributes:
+      inner_state: of the rule.
+      last: int32[], steps the descent had taken after the block's last; -1 before it.
+    """
+
+    inner_state: Any
+    last: jax.Array
+
+
+def decay_while_away(tx: optax.GradientTransformation,
+                     rho) -> optax.GradientTransformationExtraArgs:
+    """Let a rule forget while other blocks move: its moments shrink by rho a step.
+
+    Between keeping the state (rho = 1) and forgetting it (rho = 0, which unlike a reset
+    keeps the count of a bias correction). A block that moves at every step loses
+    nothing. Only what the rule keeps of each parameter decays, such as moments; counts
+    and injected hyperparameters do not. What must not decay, such as
+    `average_params`, is chained outside.
+
+    Args:
+      tx: the rule.
+      rho: floating[], 0 <= rho <= 1, may be traced.
+
+    Returns:
+      A transformation whose `update` takes `count=`, the steps of the whole descent,
+      which both faces give.
+
+    >>> from cdgm import Block
+    >>> rule = decay_while_away(optax.adam(1e-3), rho=0.9)
+    >>> block = Block('encoder', lambda params, batch, key: (0.0, None), rule)
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def init(params):
+        return AwayState(tx.init(params), jnp.full((), -1, jnp.int32))
+
+    def update(updates, state, params=None, *, count, **extra):
+        away = jnp.where(state.last < 0, 0, count - state.last)
+        factor = jnp.asarray(rho, float) ** away
+        inner = optax.tree.map_params(tx, lambda s: (factor * s).astype(s.dtype),
+                                      state.inner_state)
+        updates, inner = tx.update(updates, inner, params, count=count, **extra)
+        return updates, AwayState(inner, count + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class SecantState(NamedTuple):
+    """What `scale_by_secant` carries: two trees of the size of the block.
+
+    Attributes:
+      step: floating[], the last step length.
+      params: the block at its last step.
+      grads: its gradient there.
+      count: int32[], own steps.
+    """
+
+    step: jax.Array
+    params: Any
+    grads: Any
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+
+
+def scale_by_secant(initial_step, max_growth: float = 2.0
+                    ) -> optax.GradientTransformationExtraArgs:
+    """Step by 1 / L, the L of the secant through the block's last two points.
+
+        L = |g - g'| / |x - x'|,    step <- min(1 / L, max_growth step')
+
+    The guard: where L is 0, infinite or not a number, the last step length stays; a
+    step never grows by more than `max_growth` at once, and may shrink at once. Within a
+    visit on one minibatch L is a curvature of the loss. Between visits, g also changes
+    with the other blocks and the minibatch, which makes L larger and the step shorter;
+    an ephemeral block starts each visit from `initial_step` instead.
+    A secant is a lower bound of the Lipschitz constant, so the loss need not fall at
+    every step; Malitsky & Mishchenko relax it by 1/2, as the example does.
+
+    Put it first, so that it sees gradients.
+
+    Args:
+      initial_step: floating[], > 0, the step before there is a secant, may be traced.
+      max_growth: >= 1.
+
+    Returns:
+      A transformation; its `update` needs `params`.
+
+    Raises:
+      ValueError: `max_growth` is less than one.
+
+    >>> rule = optax.chain(scale_by_secant(1e-3), optax.scale(-0.5))
+    """
+    if not max_growth >= 1:
+        raise ValueError(f'max_growth is {max_growth}; a step may grow by a factor '
+                         '>= 1, for it could never recover from a short one.')
+
+    def init(params):
+        # Of the dtype that a norm of these leaves has, which their widest decides.
+        step = jnp.asarray(initial_step, optax.tree.norm(params).dtype)
+        return SecantState(step, optax.tree.zeros_like(params),
+                           optax.tree.zeros_like(params), jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, **extra):
+        del extra
+        _check_given(params, 'scale_by_secant')
+        moved = optax.tree.norm(optax.tree.sub(params, state.params))
+        bent = optax.tree.norm(optax.tree.sub(updates, state.grads))
+        secant = moved / bent  # 1 / L
+        usable = (state.count > 0) & jnp.isfinite(secant) & (secant > 0)
+        step = jnp.where(usable, jnp.minimum(secant, max_growth * state.step),
+                         state.step)
+        state = SecantState(step, params, updates, optax.safe_increment(state.count))
+        return jax.tree.map(lambda g: (step * g).astype(g.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class AverageState(NamedTuple):
+    """What `average_params` carries.
+
+    Attributes:
+      average: of the block's leaves, at least float32.
+    """
+
+    average: Any
+
+
+def average_params(decay) -> optax.GradientTransformationExtraArgs:
+    """Keep an exponential moving average of the block, over its own steps.
+
+        m <- decay m + (1 - decay) x,    m = x at the start
+
+    It leaves the updates alone, and must come last in a chain to see all of them.
+
+    Args:
+      decay: floating[], 0 <= decay < 1, may be traced.
+
+    Returns:
+      A transformation; its `update` needs `params`.
+
+    >>> rule = optax.chain(optax.adam(1e-3), average_params(0.99))
+    """
+    def wide(x):
+        return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+
+    def init(params):
+        return AverageState(jax.tree.map(wide, params))
+
+    def update(updates, state, params=None, **extra):
+        del extra
+        _check_given(params, 'average_params')
+        moved = optax.apply_updates(params, updates)
+        average = jax.tree.map(
+            lambda m, x: (decay * m + (1 - decay) * x).astype(m.dtype),
+            state.average, moved)
+        return updates, AverageState(average)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_given(params, name: str) -> None:
+    if params is None:
+        raise ValueError(f'{name} needs the parameters, and update was called without; '
+                         'call update(updates, state, params).')
+
+
+def averaged(params: Params, opt_state: Any) -> Params:
+    """Put the averages that blocks keep in the place of their parameters.
+
+    Args:
+      params: all parameters.
+      opt_state: `DescentState.opt_state`, or the state of `cdgm.coordinate_descent`.
+
+    Returns:
+      The parameters, in their own dtypes, averaged where a block's rule has
+      `average_params` and as they are elsewhere.
+
+    Raises:
+      ValueError: no block keeps an average.
+    """
+    def is_average(state):
+        return isinstance(state, AverageState)
+
+    states = filter(is_average, jax.tree.leaves(opt_state, is_leaf=is_average))
+    averages = [state.average for state in states]
+    if not averages:
+        raise ValueError('no block keeps an average; end the rule of one with '
+                         'average_params, and do not make the block ephemeral.')
+    whole = reduce(lambda rest, average: merge(average, rest), averages, params)
+    return jax.tree.map(lambda m, x: jnp.asarray(m, x.dtype), whole, params)
