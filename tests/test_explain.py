@@ -1,0 +1,81 @@
+"""The table counts what XLA counts, and says what a reader needs."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import cdgm
+
+NAMES = ('encoder', 'decoder')
+PARAMS = {'encoder': jax.ShapeDtypeStruct((256, 128), jnp.float32),
+          'decoder': jax.ShapeDtypeStruct((128, 256), jnp.float32)}
+BATCH = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+PRODUCT = 2 * 256 * 256 * 128  # FLOPs of either layer
+
+
+def loss(params, x, key):
+    del key
+    return jnp.mean(jnp.abs(x @ params['encoder'] @ params['decoder'])), None
+
+
+def descent(**policy):
+    return cdgm.block_descent({
+        'encoder': cdgm.Block('encoder', loss, optax.adam(1e-3), **policy),
+        'decoder': cdgm.Block('decoder', loss, optax.sgd(1e-3))})
+
+
+@pytest.fixture(scope='module')
+def told():
+    return cdgm.explain(descent(), PARAMS, BATCH, ('decoder', 'encoder'))
+
+
+def products(cost):
+    return cost.flops / PRODUCT
+
+
+def test_steps_cost_their_matrix_products(told):
+    encoder, decoder = told.blocks
+    assert [row.name for row in told.blocks] == list(NAMES)
+    # Forward 2, and back through the decoder 1 to the encoder's own 1.
+    assert products(encoder.step) == pytest.approx(4, abs=0.25)
+    assert products(decoder.step) == pytest.approx(3, abs=0.25)
+    # The decoder meets the encoder's output again; the encoder meets nothing again.
+    assert products(decoder.again) == pytest.approx(2, abs=0.25)
+    assert encoder.again.flops == pytest.approx(encoder.step.flops, rel=0.03)
+    assert encoder.step.bytes > 4 * 256 * 256
+
+
+def test_a_sweep_shares_and_is_measured_against_a_joint_step(told):
+    assert products(told.joint) == pytest.approx(5, abs=0.25)
+    assert products(told.sweep) == pytest.approx(6, abs=0.4)
+    assert told.apart == sum(row.step.flops for row in told.blocks)
+    assert told.break_even == told.sweep.flops / told.joint.flops
+
+
+def test_state_is_what_a_descent_carries(told):
+    count, weights = 4, 4 * 256 * 128
+    assert [row.state_bytes for row in told.blocks] == [count + 2 * weights, 0]
+    ephemeral = cdgm.explain(descent(ephemeral=True), PARAMS, BATCH, NAMES[:1])
+    assert ephemeral.blocks[0].state_bytes == 0
+
+
+def test_a_long_visit_is_counted_step_by_step():
+    visit = cdgm.explain(descent(), PARAMS, BATCH, ('decoder',) * 10)
+    _, decoder = visit.blocks
+    assert visit.sweep.flops == pytest.approx(
+        decoder.step.flops + 9 * decoder.again.flops, rel=1e-6)
+
+
+def test_the_text_is_a_table(told):
+    head, *rows, order, shared = str(told).splitlines()
+    assert [row.split()[0] for row in rows] == [*NAMES, 'joint', 'sweep']
+    assert len({len(row.rstrip()) <= len(head) for row in rows}) == 1
+    assert f'costs {told.break_even:.2f} joint steps' in order
+    assert '(decoder, encoder)' in order and shared.startswith('Sharing')
+
+
+@pytest.mark.parametrize('order, words', [((), 'empty'), (('critic',), "'critic'")])
+def test_a_bad_order_is_an_error(order, words):
+    with pytest.raises(ValueError, match=words):
+        cdgm.explain(descent(), PARAMS, BATCH, order)
