@@ -1,0 +1,255 @@
+"""The training loop on a toy whose losses tell which images and noise they were given.
+
+Nine images, each the unit vector of its number, so that a minibatch sums to how often
+it holds each; two blocks, 'a' and 'b', in float64.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import cdgm
+from experiments import costs, training
+from experiments.launch import DivergedError
+from experiments.rules import Choice, Probe
+from experiments.run_folder import RunFolder, read_rows
+from experiments.settings import Order
+from experiments.study import Study
+
+IMAGES, BATCH, SWEEPS, WIDTH = 9, 2, 8, 32
+MINIBATCHES = IMAGES // BATCH
+RATE = 0.1
+
+
+class Given(NamedTuple):
+    """What a loss was given: how often each image, and a draw from its key."""
+
+    images: jax.Array
+    noise: jax.Array
+
+
+def loss(params, batch, key):
+    noise = jax.random.normal(key)
+    error = jnp.tanh(batch @ params['a']) @ params['b'] - noise
+    return jnp.mean(jnp.square(error)), Given(jnp.sum(jnp.abs(batch), axis=0), noise)
+
+
+def init(key):
+    a, b = jax.random.split(key)
+    return {'a': jax.random.normal(a, (IMAGES, WIDTH)),
+            'b': jax.random.normal(b, (WIDTH,))}
+
+
+def prepare(images, key):
+    return images * jnp.where(jax.random.bernoulli(key), 1, -1)
+
+
+STUDY = Study(
+    init=init,
+    descent=cdgm.block_descent({
+        name: cdgm.Block(name, loss, optax.sgd(RATE)) for name in 'ab'}),
+    order=Order(('b', 'a'), {}, None), images=jnp.eye(IMAGES), prepare=prepare,
+    evaluate=lambda params: {'norm': jnp.linalg.norm(params['b'], axis=1)},
+    batch_size=BATCH, fresh=True, keys=jax.random.split(jax.random.key(3), 2))
+
+STUDIES = {'fresh': STUDY, 'shared': STUDY._replace(fresh=False),
+           'simultaneous': STUDY._replace(order=Order(('simultaneous',), {}, None))}
+
+
+@pytest.fixture(scope='module')
+def train(tmp_path_factory, cheap_compilation):
+    """(study, evaluations) -> (params, rows) after `SWEEPS` sweeps."""
+    def train(study, evaluations=2):
+        folder = RunFolder(tmp_path_factory.mktemp('run'))
+        with cheap_compilation():
+            params = training.train(study, SWEEPS, evaluations, folder, 'toy')
+        return params, read_rows(folder.path)
+    return train
+
+
+@pytest.fixture(scope='module')
+def trained(train):
+    """name -> (params, rows) of a study."""
+    return {name: train(study) for name, study in STUDIES.items()}
+
+
+def assert_equal_trees(got, wanted, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance),
+                 got, wanted)
+
+
+def descend(params, name, batch, key):
+    """Update one block as one would write it, reporting what a step reports."""
+    def objective(leaf):
+        return loss({**params, name: leaf}, batch, key)
+
+    (value, given), grad = jax.value_and_grad(objective, has_aux=True)(params[name])
+    seen = value, given, jnp.sqrt(jnp.sum(jnp.square(grad)))
+    return params[name] - RATE * grad, seen
+
+
+def sweep_in_order(params, batches, keys):
+    b, second = descend(params, 'b', batches[0], keys[0])
+    params = {**params, 'b': b}
+    a, first = descend(params, 'a', batches[-1], keys[-1])
+    return {**params, 'a': a}, (first, second)
+
+
+def sweep_from_one_point(params, batches, keys):
+    a, first = descend(params, 'a', batches[0], keys[0])
+    b, second = descend(params, 'b', batches[0], keys[0])
+    return {'a': a, 'b': b}, (first, second)
+
+
+SWEEPS_BY_HAND = {'fresh': sweep_in_order, 'shared': sweep_in_order,
+                  'simultaneous': sweep_from_one_point}
+
+
+def minibatches_by_hand(key, sweep, per_sweep):
+    """Minibatches of a sweep and the keys of their noise."""
+    pixels, noise = jax.random.split(
+        jax.random.fold_in(jax.random.fold_in(key, 2), sweep), (2, per_sweep))
+    batches = []
+    for update in range(per_sweep):
+        epoch, number = divmod(sweep * per_sweep + update, MINIBATCHES)
+        order = jax.random.permutation(
+            jax.random.fold_in(jax.random.fold_in(key, 1), epoch), IMAGES)
+        chosen = order[number * BATCH:(number + 1) * BATCH]
+        batches.append(prepare(STUDY.images[chosen], pixels[update]))
+    return jnp.stack(batches), noise
+
+
+@pytest.mark.parametrize('name', STUDIES)
+def test_equals_a_loop_in_python(name, trained):
+    final, rows = trained[name]
+    sweep_once = jax.jit(SWEEPS_BY_HAND[name])
+    for seed, key in enumerate(STUDY.keys):
+        params = init(jax.random.fold_in(key, 0))
+        for sweep in range(SWEEPS):
+            data = minibatches_by_hand(key, sweep, 2 if name == 'fresh' else 1)
+            params, seen = sweep_once(params, *data)
+            for block, (value, _, _) in zip('ab', seen):
+                np.testing.assert_allclose(
+                    rows[sweep + 1]['loss'][block][seed], value, rtol=1e-12)
+        assert_equal_trees(jax.tree.map(lambda x: x[seed], final), params, rtol=1e-12)
+
+
+def test_an_epoch_sees_every_image_once(trained):
+    # Two updates a sweep on their own minibatches: an epoch of four is two sweeps.
+    for name, blocks, sweeps in ('fresh', 'ab', 2), ('shared', 'a', 4):
+        rows = trained[name][1][1:]
+        seen = np.array([sum(np.array(row['aux'][b]['images']) for b in blocks)
+                         for row in rows]).reshape(-1, sweeps, 2, IMAGES)
+        for epoch in seen.sum(axis=1).reshape(-1, IMAGES):
+            # Nine images are four minibatches of two, and one is left over.
+            assert sorted(epoch) == [0] + [1] * 8
+        orders = seen.transpose(0, 2, 1, 3).reshape(-1, sweeps * IMAGES)
+        assert len(np.unique(orders, axis=0)) == len(orders), 'not one for all'
+
+
+def test_a_sweep_draws_once_or_for_every_update(trained):
+    for row in trained['shared'][1][1:]:
+        assert row['aux']['a'] == row['aux']['b']
+    for row in trained['fresh'][1][1:]:
+        for name in Given._fields:
+            assert row['aux']['a'][name] != row['aux']['b'][name]
+
+
+def test_rows_count_sweeps_and_passes_over_the_data(trained):
+    for name, per_sweep in ('fresh', 2), ('shared', 1), ('simultaneous', 1):
+        rows = trained[name][1]
+        assert [row['sweep'] for row in rows] == list(range(SWEEPS + 1))
+        assert [row['sweep'] for row in rows if 'test' in row] == [0, 4, 8]
+        assert rows[-1]['epoch'] == SWEEPS * per_sweep / MINIBATCHES
+
+
+def test_numbers_do_not_depend_on_the_chunks(trained, train, monkeypatch):
+    params, rows = trained['fresh']
+    monkeypatch.setattr(training, '_ROWS', 3)
+    chunked, fewer = train(STUDY, evaluations=4)
+    assert [row['sweep'] for row in fewer] == [0, 2, 3, 4, 6, 8]
+    assert_equal_trees(chunked, params, rtol=0)
+    for row in fewer:
+        other = rows[row['sweep']]
+        assert row['epoch'] == other['epoch']
+        assert row.get('test', other.get('test')) == other.get('test', row.get('test'))
+    np.testing.assert_allclose(
+        fewer[1]['loss']['a'],
+        np.mean([row['loss']['a'] for row in rows[1:3]], axis=0), rtol=1e-14)
+
+
+def test_seeds_side_by_side_do_not_meet(trained, train):
+    params, rows = trained['fresh']
+    alone, own_rows = train(STUDY._replace(keys=STUDY.keys[1:]))
+    assert_equal_trees(alone, jax.tree.map(lambda x: x[1:], params), rtol=1e-12)
+    for own, both in zip(own_rows[1:], rows[1:], strict=True):
+        assert own['aux']['a']['images'] == both['aux']['a']['images'][1:]
+        assert own['gflop'] == both['gflop'], 'of one seed, however many there are'
+
+
+def test_driven_by_a_schedule_is_in_order(train, trained):
+    params, rows = trained['fresh']
+    schedule = cdgm.sequence((1, 0), num_blocks=2)
+    driven, driven_rows = train(STUDY._replace(
+        order=Order(('b', 'a'), {}, Choice(lambda costs: schedule))))
+    assert_equal_trees(driven, params, rtol=1e-12)
+    for own, other in zip(driven_rows[1:], rows[1:], strict=True):
+        for part in 'loss', 'aux':
+            assert_equal_trees(own[part], other[part], rtol=1e-12)
+
+
+@pytest.mark.parametrize('name', STUDIES)
+def test_flops_are_those_of_a_sweep_by_hand(name, trained):
+    count = 2 if name == 'fresh' else 1
+    by_hand = costs.flops_of_program(
+        SWEEPS_BY_HAND[name], init(STUDY.keys[0]), jnp.zeros((count, BATCH, IMAGES)),
+        STUDY.keys[:count])
+    for row in trained[name][1]:
+        np.testing.assert_allclose(row['gflop'] * 1e9, row['sweep'] * by_hand,
+                                   rtol=0.03)
+
+
+def test_flops_of_repeated_visits_and_of_probes_are_added_up(cheap_compilation):
+    arguments = init(STUDY.keys[0]), jnp.zeros((BATCH, IMAGES)), STUDY.keys[0]
+    choice = Choice(lambda costs: None, (Probe('secant', 4), Probe('decrease', 2)))
+    with cheap_compilation():
+        a, b = (costs.flops_of_program(
+            lambda params, *data: descend(params, name, *data), *arguments)
+            for name in 'ab')
+        forward = costs.flops_of_program(lambda *given: loss(*given)[0], *arguments)
+        repeated, probed = (
+            costs.count_costs(STUDY._replace(order=Order(('a', 'a', 'b'), {}, choice)))
+            for choice in (None, choice))
+    np.testing.assert_allclose(repeated.spent(5, np.array([10, 5])), 10 * a + 5 * b,
+                               rtol=0.03)
+    # A secant costs two gradients, one step in four; a decrease one loss in two.
+    np.testing.assert_allclose(probed.spent(5, np.array([4, 0])),
+                               4 * a + 2 * a + 2 * forward, rtol=0.03)
+
+
+def test_stops_where_a_loss_is_not_finite(tmp_path, cheap_compilation):
+    def climbing(params, batch, key):
+        return -jnp.sum(params['a']), Given(jnp.zeros(()), jnp.zeros(()))
+
+    def failing(params, batch, key):
+        loss, aux = climbing(params, batch, key)
+        return jnp.where(params['a'] > 3, jnp.nan, params['b'] + 0 * loss), aux
+
+    # 'a' climbs by one a sweep; that of the second seed, ahead, passes 3 in sweep 3.
+    study = STUDY._replace(
+        init=lambda key: {'a': jnp.where(key == jax.random.fold_in(STUDY.keys[0], 0),
+                                         -9., 0.), 'b': jnp.zeros(())},
+        descent=cdgm.block_descent({
+            'a': cdgm.Block('a', climbing, optax.sgd(1.)),
+            'b': cdgm.Block('b', failing, optax.sgd(1.))}),
+        evaluate=lambda params: params, order=Order(('a', 'b'), {}, None))
+    with cheap_compilation(), pytest.raises(DivergedError) as caught:
+        training.train(study, SWEEPS, 2, RunFolder(tmp_path), 'toy')
+    assert str(caught.value).startswith(
+        "the loss of block 'b' is not finite at sweep 3 (seed number 1)")
+    assert str(tmp_path) in str(caught.value)
+    assert [row['sweep'] for row in read_rows(tmp_path)] == [0, 1, 2, 3]

@@ -1,0 +1,124 @@
+"""A run of the VAE: what its folder holds, and what its numbers do not depend on."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cdgm import losses, models
+from cdgm.data import binarize, load
+from experiments import launch, vae
+from experiments.run_folder import load_params, read_rows
+
+
+TINY = '--hidden=8', '--latent=2', '--sweeps=4', '--evaluations=2'
+
+
+@pytest.fixture(scope='module')
+def pair(run):
+    """Folder of a run of two seeds."""
+    return run('vae', *TINY, '--seeds=2')
+
+
+def without_seconds(rows):
+    return [{name: value for name, value in row.items() if name != 'seconds'}
+            for row in rows]
+
+
+def leaves(params):
+    return {jax.tree_util.keystr(path): leaf
+            for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+def test_folder(pair):
+    assert {path.name for path in pair.iterdir()} == {
+        'flags.txt', 'env.json', 'metrics.jsonl', 'params.npz', 'samples.png',
+        'reconstructions.png', 'loss.png'}
+    for picture in pair.glob('*.png'):
+        assert picture.read_bytes().startswith(b'\x89PNG\r\n')
+    environment = json.loads((pair / 'env.json').read_text())
+    assert environment['versions']['jax'] == jax.__version__
+    assert environment['platform'] == jax.default_backend()
+    assert environment['data'] == load('digits').sha256
+    assert {'commit', 'device', 'cores', 'command'} <= set(environment)
+
+
+def test_rows(pair):
+    rows = read_rows(pair)
+    assert [row['sweep'] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row['sweep'] for row in rows if 'test' in row] == [0, 2, 4]
+    # 1437 images hold eleven minibatches of 128.
+    np.testing.assert_allclose([row['epoch'] for row in rows], np.arange(5) / 11)
+    np.testing.assert_allclose([row['gflop'] for row in rows],
+                               np.arange(5) * rows[1]['gflop'])
+    for row in rows[1:]:
+        assert set(row['loss']) == {'encoder', 'decoder'}
+        for name, loss in row['loss'].items():
+            terms = row['aux'][name]
+            # -ELBO = reconstruction + KL, a number for each of the seeds.
+            np.testing.assert_allclose(
+                loss, np.add(terms['reconstruction'], terms['kl']), rtol=1e-6)
+            assert len(loss) == 2 and loss[0] != loss[1]
+
+
+def test_params_are_those_of_the_last_evaluation(pair):
+    params = load_params(pair)
+    model = models.vae((8, 8, 1), latent_size=2, hidden=(8,))
+    form = jax.eval_shape(model.init, jax.random.key(0))
+    assert jax.tree.map(lambda leaf: (2, *leaf.shape), form) == jax.tree.map(
+        np.shape, params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    # The noise of the test is one key for every run.
+    key = jax.random.key(0)
+    with jax.enable_x64(False):
+        images = binarize(load('digits').test.images, key)
+
+        def neg_elbo(params):
+            def of_image(image, key):
+                return losses.neg_elbo(params, image[None], key, encode=model.encode,
+                                       decode=model.decode)[0]
+            keys = jax.random.split(key, len(images))
+            return jnp.mean(jax.vmap(of_image)(images, keys))
+
+        expected = jax.jit(jax.vmap(neg_elbo))(params)
+    np.testing.assert_allclose(
+        read_rows(pair)[-1]['test']['neg_elbo'], expected, rtol=1e-5)
+
+
+def test_flags_repeat_the_run(pair, run):
+    again = run('vae', f'--flagfile={pair / "flags.txt"}')
+    assert without_seconds(read_rows(again)) == without_seconds(read_rows(pair))
+    first, second = leaves(load_params(pair)), leaves(load_params(again))
+    assert first.keys() == second.keys()
+    for name, leaf in first.items():
+        np.testing.assert_array_equal(second[name], leaf)
+
+
+def test_flags_keep_their_values():
+    given = launch.parse(vae.define_flags, [
+        '--hidden=8', '--hidden=4', '--nofresh_minibatches', '--beta=0.5',
+        '--order=decoder*2,encoder', '--learning_rate=decoder=1e-3,encoder=5e-4'])
+    lines = launch.serialise(given).splitlines()
+    read = launch.parse(vae.define_flags, lines)
+    assert read.flag_values_dict() == given.flag_values_dict()
+    assert read.hidden == [8, 4] and read.data_dir is None
+
+
+def test_seeds_side_by_side_do_not_meet(pair, run):
+    alone = run('vae', *TINY, '--seed=1')
+    for mine, both in zip(read_rows(alone), read_rows(pair), strict=True):
+        for part in {'loss', 'test'} & set(both):
+            for name, values in both[part].items():
+                np.testing.assert_allclose(mine[part][name], values[1:], rtol=1e-5)
+    both = leaves(load_params(pair))
+    for name, leaf in leaves(load_params(alone)).items():
+        np.testing.assert_allclose(leaf[0], both[name][1], atol=1e-6)
+
+
+def test_joint_gaussian(run):
+    folder = run('vae', *TINY, '--order=joint', '--likelihood=gaussian', '--samples=2')
+    last = read_rows(folder)[-1]
+    assert set(last['loss']) == {'joint'}
+    assert np.isfinite(last['test']['neg_elbo']).all()
