@@ -56,8 +56,8 @@ def main(values: flags.FlagValues) -> None:
                                 whole=('simultaneous',))
     data = load(values.dataset, values.data_dir)
     sweeps = settings.read_sweeps(values, len(data.train.images))
-    folder = run_folder.create(f'gan-{values.dataset}-{"-".join(order.updates)}',
-                               values, {'data': data.sha256})
+    folder = run_folder.create(f'gan-{values.dataset}-{values.order}', values,
+                               {'data': data.sha256})
 
     model = models.gan(data.train.images.shape[1:], values.latent, values.widths,
                        values.channels)

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -76,14 +77,14 @@ def create(name: str, values: flags.FlagValues, facts: dict[str, Any]) -> RunFol
 
     Args:
       name: of the run, if the flag `run_dir` names no folder: the first free one of
-        runs/NAME, runs/NAME-2, …
+        runs/NAME, runs/NAME-2, … What is no letter or digit becomes a dash.
       values: the flags.
       facts: what `env.json` holds beside the versions and the device.
 
     Raises:
       SettingError: the folder holds a run, or cannot be written.
     """
-    path = Path(values.run_dir) if values.run_dir else Path('runs') / name
+    path = Path(values.run_dir or Path('runs') / re.sub(r'\W+', '-', name))
     environment = {**_environment(), **facts}
     with _writing(path):
         if values.run_dir:

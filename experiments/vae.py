@@ -53,8 +53,8 @@ def main(values: flags.FlagValues) -> None:
     order = settings.read_order(values, BLOCKS, jax.random.key(values.seed))
     data = load(values.dataset, values.data_dir)
     sweeps = settings.read_sweeps(values, len(data.train.images))
-    folder = run_folder.create(f'vae-{values.dataset}-{"-".join(order.updates)}',
-                               values, {'data': data.sha256})
+    folder = run_folder.create(f'vae-{values.dataset}-{values.order}', values,
+                               {'data': data.sha256})
 
     model = models.vae(data.train.images.shape[1:], values.latent, values.hidden)
     bernoulli = values.likelihood == 'bernoulli'
