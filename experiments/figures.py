@@ -61,20 +61,26 @@ def band(axes, x, values, label: str) -> None:
                           alpha=0.25, linewidth=0)
 
 
+def training_losses(axes, rows) -> None:
+    """Draw the training loss of every block; a rule may leave one out of a row."""
+    trained = [row for row in rows if 'loss' in row]
+    for name in sorted({name for row in trained for name in row['loss']}):
+        mine = [row for row in trained if name in row['loss']]
+        band(axes, [row['sweep'] for row in mine],
+             [row['loss'][name] for row in mine], name)
+    axes.set_xlabel('sweeps')
+    axes.legend()
+
+
 def loss_curves(folder: RunFolder) -> None:
     """Draw the training loss of every block and the test metrics against the sweeps."""
     rows = read_rows(folder.path)
-    trained = [row for row in rows if 'loss' in row]
     tested = [row for row in rows if 'test' in row]
     metrics = list(tested[0]['test'])
     figure, (left, *others) = plt.subplots(
         1, 1 + len(metrics), figsize=(4 * (1 + len(metrics)), 3))
-    for name in sorted({name for row in trained for name in row['loss']}):
-        mine = [row for row in trained if name in row['loss']]
-        band(left, [row['sweep'] for row in mine],
-             [row['loss'][name] for row in mine], name)
-    left.set(xlabel='sweeps', title='training loss of each block')
-    left.legend()
+    training_losses(left, rows)
+    left.set_title('training loss of each block')
     for axes, name in zip(others, metrics):
         band(axes, [row['sweep'] for row in tested],
              [row['test'][name] for row in tested], name)

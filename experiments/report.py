@@ -89,7 +89,7 @@ def write_report(path: Path, sections: Sequence[Section],
         f'{html.escape(env["device"])}, {env["cores"]} cores; '
         f'commit {env["commit"] or "unknown"}'
         f'{" with uncommitted changes" if env["uncommitted"] else ""}.</footer>\n'
-        '</body></html>\n')
+        '</body></html>\n', encoding='utf-8')
     return path
 
 
@@ -144,7 +144,7 @@ def _best(column: dict[str, np.ndarray]) -> list[str]:
     estimates = {name: mean_and_error(values) for name, values in column.items()}
     lowest = min(estimates.values())
     return [name for name, (mean, _) in estimates.items()
-            if not mean > lowest.mean + lowest.error]
+            if mean <= lowest.mean + np.nan_to_num(lowest.error)]
 
 
 def _curves(section: Section, rows):
@@ -168,13 +168,8 @@ def _losses(rows):
     figure, panels = plt.subplots(1, len(rows), figsize=(9, 2.8), sharey=True,
                                   squeeze=False)
     for axes, (name, run) in zip(panels[0], rows.items()):
-        trained = [row for row in run if 'loss' in row]
-        for block in trained[0]['loss']:
-            mine = [row for row in trained if block in row['loss']]
-            figures.band(axes, [row['sweep'] for row in mine],
-                         [row['loss'][block] for row in mine], block)
-        axes.set(xlabel='sweeps', title=name)
-        axes.legend()
+        figures.training_losses(axes, run)
+        axes.set_title(name)
     return figure
 
 

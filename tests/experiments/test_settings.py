@@ -94,4 +94,3 @@ def test_bad_flag(argument, words):
     with pytest.raises(launch.SettingError) as caught:
         parse(argument)
     assert words in str(caught.value) and '\n' not in str(caught.value)
-
