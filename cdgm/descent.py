@@ -29,6 +29,7 @@ from jax import lax
 from cdgm import blocks as trees
 from cdgm.blocks import Params, Selector
 from cdgm.moves import Evaluation, Move, as_move
+from cdgm.policies import told_count
 from cdgm.reuse import hoisted
 
 # (params, batch, key) -> (scalar, aux); aux is a pytree of arrays.
@@ -94,8 +95,7 @@ class Descent(NamedTuple):
       init: params -> DescentState.
       step: (state, batch, key, block, **extra) -> (state, StepInfo). `block` is a name,
         a Python index (both static), or an int32[] that may be traced. `extra` goes to
-        the block's rule, as optax's extra arguments do, beside `count`, the steps that
-        the descent has taken.
+        the block's rule, as optax's extra arguments do.
       visit: (state, batches, keys, block, steps=None, **extras) -> (state,
         StepInfo[K]): K steps in one scan; `batches`, `keys` and `extras` have a leading
         axis K. With steps=K one minibatch serves them all, and one key or keys[K]; what
@@ -161,7 +161,7 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         active, frozen = trees.split(state.params, labels, name)
         if blocks[name].ephemeral:
             return active, moves[name].init(active), frozen
-        return active, state.opt_state[name], frozen
+        return active, told_count(state.opt_state[name], state.count), frozen
 
     def kept(opt_state, name, own):
         """The states of all rules, with that of a block put back."""
@@ -248,14 +248,11 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
                           state, batch, key, extra)
 
     def step(state, batch, key, block, **extra):
-        return dispatch(step_named, state, batch, key, block,
-                        {'count': state.count, **extra})
+        return dispatch(step_named, state, batch, key, block, extra)
 
     def visit(state, batches, keys, block, steps=None, **extras):
         run = visit_named if steps is None else partial(visit_shared, steps)
-        counts = state.count + jnp.arange(len(keys) if steps is None else steps,
-                                          dtype=jnp.int32)
-        return dispatch(run, state, batches, keys, block, {'count': counts, **extras})
+        return dispatch(run, state, batches, keys, block, extras)
 
     def sweep(state, batch, key, order):
         order = [trees.block_name(block, names) for block in order]
@@ -277,8 +274,7 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         params, opt_state, infos = state.params, state.opt_state, []
         for name in names:
             active, own, frozen = enter(state, labels, name)
-            active, own, info = step_from(name, active, own, frozen, batch, key,
-                                          {'count': state.count})
+            active, own, info = step_from(name, active, own, frozen, batch, key, {})
             params = trees.merge(active, trees.split(params, labels, name)[1])
             opt_state = kept(opt_state, name, own)
             infos.append(info)

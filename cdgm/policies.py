@@ -35,10 +35,12 @@ class AwayState(NamedTuple):
     Attributes:
       inner_state: of the rule.
       last: int32[], steps the descent had taken after the block's last; -1 before it.
+      count: int32[], steps the descent has taken, which only it can tell.
     """
 
     inner_state: Any
     last: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
 def decay_while_away(tx: optax.GradientTransformation,
@@ -55,10 +57,6 @@ def decay_while_away(tx: optax.GradientTransformation,
       tx: the rule.
       rho: floating[], 0 <= rho <= 1, may be traced.
 
-    Returns:
-      A transformation whose `update` takes `count=`, the steps of the whole descent,
-      which both faces give.
-
     >>> from cdgm import Block
     >>> rule = decay_while_away(optax.adam(1e-3), rho=0.9)
     >>> block = Block('encoder', lambda params, batch, key: (0.0, None), rule)
@@ -66,17 +64,31 @@ def decay_while_away(tx: optax.GradientTransformation,
     tx = optax.with_extra_args_support(tx)
 
     def init(params):
-        return AwayState(tx.init(params), jnp.full((), -1, jnp.int32))
+        return AwayState(tx.init(params), jnp.full((), -1, jnp.int32),
+                         jnp.zeros((), jnp.int32))
 
-    def update(updates, state, params=None, *, count, **extra):
-        away = jnp.where(state.last < 0, 0, count - state.last)
+    def update(updates, state, params=None, **extra):
+        away = jnp.where(state.last < 0, 0, state.count - state.last)
         factor = jnp.asarray(rho, float) ** away
         inner = optax.tree.map_params(tx, lambda s: (factor * s).astype(s.dtype),
                                       state.inner_state)
-        updates, inner = tx.update(updates, inner, params, count=count, **extra)
-        return updates, AwayState(inner, count + 1)
+        updates, inner = tx.update(updates, inner, params, **extra)
+        return updates, AwayState(inner, state.count + 1, state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def told_count(state: Any, count) -> Any:
+    """Tell every `decay_while_away` in the state of a rule the steps of the descent.
+
+    Both faces do so when a block's turn comes. An extra argument of `update` would not
+    do: optax's line searches refuse those that they do not know.
+    """
+    def is_away(part):
+        return isinstance(part, AwayState)
+
+    return jax.tree.map(lambda part: part._replace(count=count) if is_away(part)
+                        else part, state, is_leaf=is_away)
 
 
 class SecantState(NamedTuple):

@@ -19,6 +19,7 @@ from jax import lax
 
 from cdgm import blocks as trees
 from cdgm.blocks import Labels, Params
+from cdgm.policies import told_count
 from cdgm.schedules import Schedule, check_num_blocks
 
 
@@ -45,8 +46,7 @@ def coordinate_descent(
     """Update one block of the parameters per step.
 
     Clipping, decay, counts and learning rate schedules inside a rule see its own block
-    and count its own updates. A rule that takes extra arguments gets those of `update`,
-    and `count`, the updates of all blocks so far.
+    and count its own updates.
 
     Args:
       rules: block name -> optax transformation; or one transformation for all blocks,
@@ -102,8 +102,8 @@ def coordinate_descent(
         def update_block(name, updates, inner_states, params):
             active, _ = trees.split(updates, labels, name)
             mine = None if params is None else trees.split(params, labels, name)[0]
-            moved, inner = txs[name].update(active, inner_states[name], mine,
-                                            **{'count': state.count, **extra})
+            inner = told_count(inner_states[name], state.count)
+            moved, inner = txs[name].update(active, inner, mine, **extra)
             moved = jax.tree.map(lambda u, g: u.astype(g.dtype), moved, active)
             _, frozen = trees.split(still, labels, name)
             return trees.merge(moved, frozen), {**inner_states, name: inner}

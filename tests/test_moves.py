@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cdgm import Evaluation, Move, gradient_move
+from cdgm import Block, Evaluation, Move, block_descent, gradient_move
 from cdgm.moves import as_move
 
 
@@ -26,14 +26,16 @@ def test_a_gradient_move_is_an_optax_step():
     np.testing.assert_allclose(seen.aux['mean'], np.mean(x), 1e-14)
 
 
-def test_a_line_search_gets_the_objective():
-    """Steps of 100 would diverge; the search finds one that decreases enough."""
-    move = gradient_move(optax.chain(
-        optax.sgd(100.0), optax.scale_by_backtracking_linesearch(20)))
-    x = jnp.asarray([0.3, -1.2])
-    before = objective(x)[0]
-    x, _, _ = jax.jit(lambda x: move.apply(objective, x, move.init(x)))(x)
-    assert objective(x)[0] < before
+def test_a_line_search_gets_the_objective(key):
+    """Steps of 100 would diverge; the search finds one that decreases enough.
+
+    It refuses extra arguments that it does not know, so a descent adds none.
+    """
+    rule = optax.chain(optax.sgd(100.0), optax.scale_by_backtracking_linesearch(20))
+    descent = block_descent({'all': Block('', lambda x, *_: objective(x), rule)})
+    state, info = jax.jit(lambda x: descent.step(descent.init(x), None, key, 'all'))(
+        jnp.asarray([0.3, -1.2]))
+    assert objective(state.params)[0] < info.loss
 
 
 def test_a_gradient_move_evaluates_its_objective_once():
