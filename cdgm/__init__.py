@@ -23,6 +23,10 @@ from cdgm.explain import explain as explain
 from cdgm.moves import Evaluation as Evaluation
 from cdgm.moves import Move as Move
 from cdgm.moves import gradient_move as gradient_move
+from cdgm.policies import average_params as average_params
+from cdgm.policies import averaged as averaged
+from cdgm.policies import decay_while_away as decay_while_away
+from cdgm.policies import scale_by_secant as scale_by_secant
 from cdgm.proximal import box as box
 from cdgm.proximal import elastic_net as elastic_net
 from cdgm.proximal import soft_threshold as soft_threshold
