@@ -106,19 +106,37 @@ def test_flags_keep_their_values():
     assert read.hidden == [8, 4] and read.data_dir is None
 
 
-def test_seeds_side_by_side_do_not_meet(pair, run):
-    alone = run('vae', *TINY, '--seed=1')
-    for mine, both in zip(read_rows(alone), read_rows(pair), strict=True):
-        for part in {'loss', 'test'} & set(both):
-            for name, values in both[part].items():
-                np.testing.assert_allclose(mine[part][name], values[1:], rtol=1e-5)
-    both = leaves(load_params(pair))
-    for name, leaf in leaves(load_params(alone)).items():
-        np.testing.assert_allclose(leaf[0], both[name][1], atol=1e-6)
+class Stop(Exception):
+    """Raised in place of training, with the study."""
 
 
-def test_joint_gaussian(run):
-    folder = run('vae', *TINY, '--order=joint', '--likelihood=gaussian', '--samples=2')
-    last = read_rows(folder)[-1]
-    assert set(last['loss']) == {'joint'}
-    assert np.isfinite(last['test']['neg_elbo']).all()
+def study_of(monkeypatch, tmp_path, *arguments):
+    def stop(study, *args):
+        raise Stop(study)
+
+    monkeypatch.setattr(vae, 'train', stop)
+    values = launch.parse(vae.define_flags, [
+        f'--run_dir={tmp_path / "-".join(arguments)}', *arguments])
+    with pytest.raises(Stop) as caught:
+        vae.main(values)
+    return caught.value.args[0]
+
+
+def test_seeds_are_those_of_single_runs(monkeypatch, tmp_path):
+    both = study_of(monkeypatch, tmp_path, '--seeds=2', '--seed=4')
+    alone = study_of(monkeypatch, tmp_path, '--seed=5')
+    assert both.keys.shape == (2,) and both.keys[0] == jax.random.key(4)
+    assert both.keys[1:] == alone.keys
+
+
+def test_flags_reach_the_study(monkeypatch, tmp_path):
+    study = study_of(monkeypatch, tmp_path, '--order=joint', '--fresh_minibatches',
+                     '--likelihood=gaussian', '--batch_size=7')
+    assert list(study.descent.blocks) == ['joint'] and study.fresh
+    assert study.batch_size == 7 and study.order.updates == ('joint',)
+    grey = study.images[:2]
+    np.testing.assert_array_equal(study.prepare(grey, jax.random.key(0)), grey)
+    study = study_of(monkeypatch, tmp_path, '--order=encoder')
+    assert list(study.descent.blocks) == ['encoder', 'decoder'] and not study.fresh
+    black_or_white = study.prepare(grey, jax.random.key(0))
+    assert set(np.unique(black_or_white)) == {0, 1}
