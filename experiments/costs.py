@@ -7,22 +7,9 @@ import jax
 import numpy as np
 
 import cdgm
+from cdgm.explain import program_cost
 from experiments.study import Study
 from experiments.sweeps import sweeps_in_order
-
-
-def flops_of_program(function: Callable, *arguments) -> float:
-    """FLOPs of the compiled program of a function, after XLA's optimisations.
-
-    Args:
-      function: what to compile.
-      *arguments: arrays, or `jax.ShapeDtypeStruct` in their place.
-
-    Returns:
-      Floating point operations of one call. The body of a loop is counted once.
-    """
-    compiled = jax.jit(function).lower(*arguments).compile()
-    return float(compiled.cost_analysis()['flops'])
 
 
 class Costs(NamedTuple):
@@ -81,3 +68,8 @@ def _probe_cost(descent, kind: str, step: np.ndarray, *arguments) -> np.ndarray:
             lambda *given: cdgm.block_grad_norms(descent, *given), *arguments))
     return np.array([flops_of_program(lambda *given, block=block: block.loss(*given)[0],
                                       *arguments) for block in descent.blocks.values()])
+
+
+def flops_of_program(function: Callable, *arguments) -> float:
+    """FLOPs of one call, after XLA's optimisations."""
+    return program_cost(function, *arguments).flops
