@@ -1,0 +1,51 @@
+"""The README does what it says: its Python runs, its commands exist."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments import launch
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+TEXTS = README, (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+COMMANDS = sorted({command.strip() for text in TEXTS for command in re.findall(
+    r'(?:\./launch\.sh|python -m experiments\.\w+)[^`\n#]*', text)})
+
+
+def test_python_blocks():
+    blocks = re.findall(r'```python\n(.*?)```', README, flags=re.DOTALL)
+    assert blocks
+    names = {}
+    with jax.enable_x64(False):
+        for block in blocks:
+            exec(compile(block, 'README.md', 'exec'), names)
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_command(command):
+    program, *arguments = shlex.split(command)
+    if program == 'python':
+        _, module, *arguments = arguments
+    elif arguments and arguments[0] != 'test':
+        module, *arguments = ['experiments.' + arguments[0], *arguments[1:]]
+    else:  # the main job, and the tests, whose files are there
+        assert all((ROOT / word).exists() for word in arguments if '/' in word)
+        return
+    experiment = importlib.import_module(module)
+    if hasattr(experiment, 'define_flags'):
+        launch.parse(experiment.define_flags, arguments)
+
+
+def test_commands_are_found():
+    assert './launch.sh' in COMMANDS and './launch.sh test' in COMMANDS
+
+
+def test_files_are_found():
+    for text in TEXTS:
+        for target in re.findall(r'\]\((?!https?:)([^)#]+)', text):
+            assert (ROOT / target).exists(), target
