@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 import cdgm
@@ -41,11 +40,40 @@ class FirstBad(NamedTuple):
     seed: jax.Array
 
 
-def chunk_of(study: Study, sweeps: Sweeps, longest: int) -> Callable:
-    """Several sweeps: (state, images, start, stop) -> (state, Sums, FirstBad).
+class Carry(NamedTuple):
+    """What is handed from call to call.
 
-    The numbers of the first and the last sweep are traced, so one program serves chunks
-    of every length up to `longest`.
+    Attributes:
+      state: of the sweeps.
+      sums: since they were last cleared.
+      bad: the first loss of all that was not finite.
+    """
+
+    state: Any
+    sums: Sums
+    bad: FirstBad
+
+
+class Chunk(NamedTuple):
+    """Pure functions that run several sweeps.
+
+    Attributes:
+      init: state -> Carry.
+      run: (Carry, images, start, stop) -> Carry. The numbers of the first and the last
+        sweep are traced, so one program serves all.
+    """
+
+    init: Callable[[Any], Carry]
+    run: Callable[..., Carry]
+
+
+def chunk_of(study: Study, sweeps: Sweeps, longest: int) -> Chunk:
+    """Several sweeps in one program, in one call or in many: the bits are the same.
+
+    Args:
+      study: what is trained.
+      sweeps: how.
+      longest: sweeps in a call at most.
     """
     num_blocks = len(study.descent.blocks)
     size, per_epoch = study.batch_size, study.minibatches_per_epoch
@@ -73,29 +101,36 @@ def chunk_of(study: Study, sweeps: Sweeps, longest: int) -> Callable:
         pixels, noise = jax.random.split(key, (2, per_sweep))
         return jax.vmap(study.prepare)(chosen, pixels), noise
 
-    def chunk(state, images, start, stop):
+    def one_sweep(state, images, order, sweep, start):
+        batches, keys = jax.vmap(
+            lambda order, key: minibatches(images, order, key, sweep, start))(
+                order, study.keys)
+        state, infos = sweeps.sweep(state, batches, keys)
+        return state, _sum(infos, num_blocks), _find_bad(infos, sweep)
+
+    def init(state):
+        def first(state):
+            start = jnp.zeros((), jnp.int32)
+            return one_sweep(state, study.images, orders(start), start, start)
+
+        _, sums, bad = jax.eval_shape(first, state)
+        return Carry(state, _filled(sums, 0), _filled(bad, -1))
+
+    def run(carry, images, start, stop):
         order = orders(start)
 
-        def one_sweep(state, sweep):
-            batches, keys = jax.vmap(
-                lambda order, key: minibatches(images, order, key, sweep, start))(
-                    order, study.keys)
-            state, infos = sweeps.sweep(state, batches, keys)
-            return state, _sum(infos, num_blocks), _find_bad(infos, sweep)
-
         def body(sweep, carry):
-            state, sums, bad = carry
-            state, more, found = one_sweep(state, sweep)
-            return state, jax.tree.map(jnp.add, sums, more), _first(bad, found)
+            state, more, found = one_sweep(carry.state, images, order, sweep, start)
+            return Carry(state, jax.tree.map(jnp.add, carry.sums, more),
+                         _first(carry.bad, found))
 
-        _, sums, _ = jax.eval_shape(one_sweep, state, start)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
-        return lax.fori_loop(start, stop, body, (state, zeros, _NONE_BAD))
+        return lax.fori_loop(start, stop, body, carry)
 
-    return chunk
+    return Chunk(init, run)
 
 
-_NONE_BAD = FirstBad(*(np.full((), -1, np.int32) for _ in range(3)))
+def _filled(form, value):
+    return jax.tree.map(lambda x: jnp.full(x.shape, value, x.dtype), form)
 
 
 def _sum(infos: cdgm.StepInfo, num_blocks: int) -> Sums:

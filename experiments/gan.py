@@ -86,11 +86,13 @@ def main(values: flags.FlagValues) -> None:
         images=jnp.asarray(data.train.images), prepare=lambda images, key: images,
         evaluate=evaluate, batch_size=values.batch_size,
         fresh=values.fresh_minibatches, keys=keys),
-        sweeps, values.evaluations, folder, 'gan')
+        sweeps, values.evaluations, folder, 'gan', values.checkpoint_every,
+        values.preempt_latency)
     folder.save_params(params)
     first = jax.tree.map(lambda x: x[0], params)
     figures.grid(folder.path / 'samples.png', model.generate(first, latent[:64]))
     figures.conclude(folder)
+    folder.finish()
 
 
 if __name__ == '__main__':

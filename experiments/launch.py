@@ -1,10 +1,12 @@
 """Start an experiment: what every command has in common, and how it ends.
 
 Exit status   0 done, 1 a crash, 2 a misspelt flag, a bad setting or a missing extra,
+              74 the disk refuses to write, 75 asked to leave, to be run again,
               76 a loss is no longer finite, 77 the data are missing or damaged.
 """
 
 import contextlib
+import errno
 import math
 import os
 import sys
@@ -16,8 +18,10 @@ import pooch
 from absl import flags
 
 from cdgm.data import DataError
+from experiments import preemption
 
-BAD_SETTING, DIVERGED, BAD_DATA = 2, 76, 77
+BAD_SETTING, BAD_STORAGE, DIVERGED, BAD_DATA = 2, 74, 76, 77
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
 
 
 class SettingError(ValueError):
@@ -26,6 +30,10 @@ class SettingError(ValueError):
 
 class DivergedError(RuntimeError):
     """A loss is no longer finite."""
+
+
+class StorageError(RuntimeError):
+    """The disk refuses to write."""
 
 
 def parse(define_flags: Callable[[flags.FlagValues], None],
@@ -67,15 +75,27 @@ def run(define_flags: Callable[[flags.FlagValues], None],
             print(about, values.get_help(prefix='  '), sep='\n')
         else:
             keep_compiled_programs()
-            main(values)
+            with (preemption.heeded(values.preempt_latency)
+                  if 'preempt_latency' in values else contextlib.nullcontext()):
+                main(values)
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn foreseen errors into one line and an exit status."""
-    statuses = {SettingError: BAD_SETTING, DataError: BAD_DATA, DivergedError: DIVERGED}
+    statuses = {SettingError: BAD_SETTING, DataError: BAD_DATA, DivergedError: DIVERGED,
+                StorageError: BAD_STORAGE}
     try:
         yield
+    except preemption.PreemptedError as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(preemption.PREEMPTED)
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        print(f'error: the disk refuses to write ({error}); what is saved is intact: '
+              'make room, and run the same command again.', file=sys.stderr, flush=True)
+        sys.exit(BAD_STORAGE)
     except tuple(statuses) as error:
         message = ' '.join(str(error).splitlines())
         print(f'error: {message}', file=sys.stderr, flush=True)

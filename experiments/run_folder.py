@@ -3,16 +3,20 @@
     flags.txt       every flag, re-loadable with --flagfile=RUN/flags.txt
     env.json        versions, commit, device, cores, command, hashes of the data
     metrics.jsonl   one row a chunk of training; arrays have one entry a seed
+    checkpoints/    while the run is not complete: where to go on, see `checkpoint`
     params.npz      the final parameters, leaf path -> array with a leading seed axis
     *.png           figures
 """
 
 import contextlib
+import fcntl
+import hashlib
 import itertools
 import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -27,15 +31,32 @@ from absl import flags
 
 import cdgm
 from cdgm.blocks import leaf_path
+from experiments import preemption
 from experiments.launch import SettingError, serialise
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy')
 
 
+# Flags that leave the numbers as they are.
+_FREE = ('run_dir', 'data_dir', 'checkpoint_every', 'preempt_latency')
+
+
 class RunFolder(NamedTuple):
-    """A folder that this process writes."""
+    """A folder that this process writes.
+
+    Attributes:
+      path: of the folder.
+      lock: descriptor of the file that keeps other processes out; None for a folder
+        that was not made by `create`.
+    """
 
     path: Path
+    lock: int | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints go; it is there as long as the run is not complete."""
+        return self.path / 'checkpoints'
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Append a row to the metrics, at once, so that a crash loses none."""
@@ -45,12 +66,53 @@ class RunFolder(NamedTuple):
     def save_params(self, params) -> None:
         """Write the parameters, leaf path -> array."""
         leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-        np.savez(self.path / 'params.npz',
-                 **{leaf_path(path): np.asarray(leaf) for path, leaf in leaves})
+        with open(self.path / '.params.npz', 'wb') as file:
+            np.savez(file, **{leaf_path(path): np.asarray(leaf)
+                              for path, leaf in leaves})
+            _sync(file)
+        os.replace(self.path / '.params.npz', self.path / 'params.npz')
+
+    def rows_so_far(self) -> dict[str, Any]:
+        """Bring the metrics to the disk and say how many bytes, with what digest."""
+        with open(self.path / 'metrics.jsonl', 'a+b') as file:
+            _sync(file)
+            file.seek(0)
+            content = file.read()
+        return {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
+
+    def has_rows(self, rows: dict[str, Any]) -> bool:
+        """Say whether the metrics begin as `rows_so_far` said."""
+        with contextlib.suppress(FileNotFoundError):
+            content = (self.path / 'metrics.jsonl').read_bytes()[:rows['bytes']]
+            return (len(content) == rows['bytes']
+                    and hashlib.sha256(content).hexdigest() == rows['sha256'])
+        return False
+
+    def cut_rows(self, rows: dict[str, Any] | None) -> bool:
+        """Drop the metrics beyond `rows`, None for all; say whether there were any."""
+        try:
+            os.truncate(self.path / 'metrics.jsonl', rows['bytes'] if rows else 0)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def finish(self) -> None:
+        """Declare the run complete and drop its checkpoints."""
+        preemption.finished()
+        if self.checkpoints.exists():
+            # Renamed first: half a folder of checkpoints would be a run to go on with.
+            shutil.rmtree(self.checkpoints.rename(self.path / '.checkpoints'))
+        if self.lock is not None:
+            os.close(self.lock)
 
 
 def _plain(value):
     return np.asarray(value).tolist()
+
+
+def _sync(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -75,6 +137,8 @@ def load_params(path: Path) -> dict[str, Any]:
 def create(name: str, values: flags.FlagValues, facts: dict[str, Any]) -> RunFolder:
     """Make the folder of a run and write what is known before it starts.
 
+    A folder of a run that is not complete is taken over, if the run is the same.
+
     Args:
       name: of the run, if the flag `run_dir` names no folder: the first free one of
         runs/NAME, runs/NAME-2, … What is no letter or digit becomes a dash.
@@ -82,7 +146,8 @@ def create(name: str, values: flags.FlagValues, facts: dict[str, Any]) -> RunFol
       facts: what `env.json` holds beside the versions and the device.
 
     Raises:
-      SettingError: the folder holds a run, or cannot be written.
+      SettingError: the folder holds a complete run or one with other flags or data, it
+        is another process's, or it cannot be written.
     """
     path = Path(values.run_dir or Path('runs') / re.sub(r'\W+', '-', name))
     environment = {**_environment(), **facts}
@@ -91,12 +156,60 @@ def create(name: str, values: flags.FlagValues, facts: dict[str, Any]) -> RunFol
             path.mkdir(parents=True, exist_ok=True)
         else:
             path = new_folder(path)
-        if (path / 'metrics.jsonl').exists():
+        if not (path / 'checkpoints').exists() and (path / 'metrics.jsonl').exists():
             raise SettingError(f'run folder {path} holds a run already; give another '
                                '--run_dir, or move it away.')
-        (path / 'flags.txt').write_text(serialise(values))
-        (path / 'env.json').write_text(json.dumps(environment, indent=1) + '\n')
-    return RunFolder(path)
+        (path / 'checkpoints').mkdir(exist_ok=True)
+        folder = RunFolder(path, _lock(path))
+        if (path / 'env.json').exists():
+            _check_same(path, values, facts)
+        else:
+            (path / 'flags.txt').write_text(serialise(values))
+            # The last to be written, and whole: without it the run has not begun.
+            (path / '.env.json').write_text(json.dumps(environment, indent=1) + '\n')
+            os.replace(path / '.env.json', path / 'env.json')
+    return folder
+
+
+def _lock(path: Path) -> int:
+    """Keep other processes out, until this one ends."""
+    descriptor = os.open(path / 'checkpoints' / 'lock', os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(descriptor)
+        raise SettingError(f'run folder {path} is being written by another process; '
+                           'give another --run_dir, or wait for it.') from None
+    return descriptor
+
+
+def _check_same(path: Path, values: flags.FlagValues, facts: dict[str, Any]) -> None:
+    """Refuse to go on with a run whose numbers would be others."""
+    there = _by_name((path / 'flags.txt').read_text())
+    here = _by_name(serialise(values))
+    differ = sorted(name for name in {*there, *here}
+                    if name not in _FREE and there.get(name) != here.get(name))
+    if differ:
+        then, now = (' '.join(line for name in differ for line in lines.get(name, ()))
+                     for lines in (there, here))
+        raise SettingError(
+            f'run folder {path} holds an interrupted run with other flags (then '
+            f'{then or "none"}, now {now or "none"}); give the same, or another '
+            '--run_dir.')
+    environment = json.loads((path / 'env.json').read_text())
+    for name, value in facts.items():
+        if environment.get(name) != value:
+            raise SettingError(
+                f'run folder {path} holds an interrupted run whose {name} was '
+                f'{environment.get(name)} and is now {value}; give another --run_dir.')
+
+
+def _by_name(lines: str) -> dict[str, list[str]]:
+    """Flag name -> the lines that set it."""
+    named: dict[str, list[str]] = {}
+    for line in lines.splitlines():
+        named.setdefault(line.removeprefix('--').partition('=')[0], []).append(line)
+    return named
 
 
 def new_folder(path: Path) -> Path:

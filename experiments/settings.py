@@ -46,7 +46,11 @@ def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
     flags.DEFINE_integer('seed', 0, 'The first seed.', lower_bound=0,
                          upper_bound=2 ** 31 - 1, **own)
     flags.DEFINE_string('run_dir', None, 'Folder of the run; a new one under runs/ '
-                        'unless given.', **own)
+                        'unless given. One that was interrupted goes on.', **own)
+    flags.DEFINE_float('checkpoint_every', 60., 'Seconds from one checkpoint to the '
+                       'next.', lower_bound=0., **own)
+    flags.DEFINE_float('preempt_latency', 5., 'Seconds to save and leave within, when '
+                       'asked to by TERM, INT, USR1 or USR2.', lower_bound=0.1, **own)
 
 
 class Order(NamedTuple):

@@ -82,10 +82,12 @@ def main(values: flags.FlagValues) -> None:
         prepare=binarize if bernoulli else lambda images, key: images,
         evaluate=evaluate, batch_size=values.batch_size,
         fresh=values.fresh_minibatches, keys=keys),
-        sweeps, values.evaluations, folder, 'vae')
+        sweeps, values.evaluations, folder, 'vae', values.checkpoint_every,
+        values.preempt_latency)
     folder.save_params(params)
     draw(folder, model, jax.tree.map(lambda x: x[0], params), test, bernoulli)
     figures.conclude(folder)
+    folder.finish()
 
 
 def draw(folder: run_folder.RunFolder, model: models.VAE, params, test: jax.Array,

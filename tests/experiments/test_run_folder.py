@@ -84,6 +84,7 @@ def test_a_run_is_not_written_over(tmp_path):
     values = parse(f'--run_dir={tmp_path}')
     folder = create('vae', values, {})
     folder.add_row({'sweep': 0})
+    folder.finish()
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(launch.SettingError, match='holds a run already; give another'):
         create('vae', parse(f'--run_dir={tmp_path}', '--seeds=2'), {})

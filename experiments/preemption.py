@@ -1,0 +1,134 @@
+"""Leave when asked to, within a bound, with what was reached on the disk.
+
+    TERM, INT, USR1, USR2   the loop sees `requested`, saves and leaves: status 75
+    nothing to save         the process leaves at once, be it in the midst of compiling
+    the bound has passed    it leaves all the same, with its last checkpoint
+    a second INT            it leaves at once: status 130
+
+Python runs a signal's handler between two lines of Python, which compiling and XLA's
+loops keep away for long; so a thread is woken through a pipe and decides.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+PREEMPTED = 75
+_INTERRUPTED = 130
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class PreemptedError(RuntimeError):
+    """The process was asked to leave, and what it reached is saved."""
+
+
+class _Place(NamedTuple):
+    """What is on the disk, and what happens when the process is asked to leave.
+
+    Attributes:
+      message: said on leaving.
+      safe: whether nothing would be lost.
+      over: whether there is nothing left to do.
+    """
+
+    message: str
+    safe: bool = True
+    over: bool = False
+
+
+_place = _Place('preempted at sweep 0; run the same command again to continue')
+_requested = threading.Event()
+
+
+@contextlib.contextmanager
+def heeded(latency: float) -> Iterator[None]:
+    """Heed the signals; to be entered in the main thread.
+
+    Args:
+      latency: seconds from a signal to the end of the process, at most.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = [signal.signal(number, lambda *_: None) for number in _SIGNALS]
+    woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_attend, args=(reader, latency), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(woken)
+        for number, handler in zip(_SIGNALS, before):
+            signal.signal(number, handler)
+        os.close(writer)  # which ends the thread
+
+
+def requested() -> bool:
+    """Say whether the process was asked to leave."""
+    return _requested.is_set()
+
+
+def saved(sweep: int, path: Path) -> None:
+    """Note that all up to a sweep is on the disk: until `unsaved`, leave at once."""
+    global _place
+    _place = _Place(f'preempted at sweep {sweep}; run the same command again, with '
+                    f'--run_dir={path}, to continue')
+
+
+def unsaved() -> None:
+    """Note that from here on something would be lost: wait for the loop to save."""
+    global _place
+    _place = _place._replace(safe=False)
+
+
+def finished() -> None:
+    """Note that the run is complete: there is nothing to leave from."""
+    global _place
+    _place = _place._replace(over=True)
+
+
+def leave() -> NoReturn:
+    """Leave, everything being saved.
+
+    Raises:
+      PreemptedError: always.
+    """
+    raise PreemptedError(_place.message)
+
+
+def _attend(reader: int, latency: float) -> None:
+    """Wait for signals and for the bound to pass."""
+    interrupts, deadline = 0, None
+    while True:
+        left = None if deadline is None else max(deadline - time.monotonic(), 0)
+        if not select.select([reader], [], [], left)[0]:
+            _exit(PREEMPTED, _place.message)
+        received = os.read(reader, 64)
+        if not received:
+            os.close(reader)
+            return
+        interrupts += received.count(signal.SIGINT)
+        if interrupts > 1:
+            _exit(_INTERRUPTED, 'interrupted twice')
+        if _place.over:
+            continue
+        if _place.safe:
+            _exit(PREEMPTED, _place.message)
+        _requested.set()
+        deadline = deadline or time.monotonic() + latency
+
+
+def _exit(status: int, message: str) -> NoReturn:
+    """End the process from a thread: no exception would reach the main one."""
+    try:
+        if sys.stdout.isatty():
+            print('\033[?25h', end='')  # a progress bar hides the cursor
+        sys.stdout.flush()
+        print(message, file=sys.stderr, flush=True)
+    finally:
+        os._exit(status)
