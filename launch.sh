@@ -3,6 +3,7 @@
 #
 #   ./launch.sh              the main job: VAE and GAN on digits, then report.html
 #   ./launch.sh test [...]   lint, types and tests; arguments go to pytest
+#   ./launch.sh bench [...]  every benchmark, side by side with PyTorch and others
 #   ./launch.sh MODULE ...   python -m experiments.MODULE ..., as in ./launch.sh vae
 #
 # PYTHON=... chooses the interpreter (3.11 or later).
@@ -48,8 +49,12 @@ case "${1:-}" in
     .venv/bin/python -m flake8
     .venv/bin/python -m mypy
     exec .venv/bin/python -m pytest "$@" ;;
+  bench)
+    shift
+    set_up bench
+    exec .venv/bin/python -m benchmarks "$@" ;;
   -h | --help | help)
-    sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
+    sed -n '2,10s/^# \{0,1\}//p' "$0" ;;
   *)
     if ! grep -qs "__name__ == '__main__'" "experiments/$1.py" "experiments/$1/__main__.py"
     then

@@ -1,0 +1,12 @@
+"""Run every benchmark, each in a process of its own: `python -m benchmarks`."""
+
+import subprocess
+import sys
+
+NAMES = ('step_cost', 'sweep_cost', 'peers', 'seeds', 'compile')
+
+if __name__ == '__main__':
+    statuses = [subprocess.run(
+        [sys.executable, '-m', f'benchmarks.{name}', *sys.argv[1:]], check=False
+    ).returncode for name in NAMES]
+    sys.exit(max(statuses))

@@ -1,0 +1,81 @@
+"""What is timed: a chain of dense layers, the reference VAE and the reference GAN.
+
+    chain   x_{j+1} = tanh(x_j W_j + b_j), 16 layers of 512, batch 256, squared error
+    VAE     784-128-20, batch 128, Bernoulli pixels
+    GAN     28 x 28, latent 100, batch 64, non-saturating
+
+Data are random numbers: a step costs the same on any.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cdgm import losses, models
+
+LAYERS, WIDTH, CHAIN_BATCH = 16, 512, 256
+NAMES = tuple(f'layer{i}' for i in range(LAYERS))
+VAE_BATCH, GAN_BATCH, IMAGE = 128, 64, (28, 28)
+
+
+class Problem(NamedTuple):
+    """A model, its losses and one minibatch.
+
+    Attributes:
+      params: a dict, one entry a block.
+      losses: block name -> LossFn.
+      batch: what the losses take.
+      key: PRNG key.
+    """
+
+    params: dict[str, Any]
+    losses: dict[str, Any]
+    batch: Any
+    key: jax.Array
+
+
+def layer(params, x):
+    """One layer of the chain."""
+    return jnp.tanh(x @ params['w'] + params['b'])
+
+
+def chain(length: int = LAYERS) -> Problem:
+    """The chain; each layer is a block."""
+    key = jax.random.key(0)
+    keys = jax.random.split(key, length)
+    scale = WIDTH ** -0.5
+    params = {f'layer{i}': {'w': scale * jax.random.normal(keys[i], (WIDTH, WIDTH)),
+                            'b': jnp.zeros(WIDTH)} for i in range(length)}
+    x, y = jax.random.normal(key, (2, CHAIN_BATCH, WIDTH))
+
+    def loss(params, batch, key):
+        del key
+        x, y = batch
+        for i in range(length):
+            x = layer(params[f'layer{i}'], x)
+        return jnp.mean(jnp.square(x - y)), None
+
+    return Problem(params, dict.fromkeys(params, loss), (x, y), key)
+
+
+def vae() -> Problem:
+    """The reference VAE."""
+    key = jax.random.key(0)
+    model = models.vae(IMAGE, 20, (128,))
+    loss = partial(losses.neg_elbo, encode=model.encode, decode=model.decode)
+    batch = jax.random.bernoulli(key, 0.3, (VAE_BATCH, *IMAGE)).astype(jnp.float32)
+    return Problem(model.init(key), {'encoder': loss, 'decoder': loss}, batch, key)
+
+
+def gan() -> Problem:
+    """The reference GAN."""
+    key = jax.random.key(0)
+    model = models.gan(IMAGE, 100)
+    nets = {'generate': model.generate, 'discriminate': model.discriminate,
+            'latent_size': 100, 'loss': losses.non_saturating}
+    batch = jax.random.uniform(key, (GAN_BATCH, *IMAGE))
+    return Problem(model.init(key), {
+        'discriminator': partial(losses.discriminator_loss, **nets),
+        'generator': partial(losses.generator_loss, **nets)}, batch, key)
