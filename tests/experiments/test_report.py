@@ -2,12 +2,9 @@
 
 import base64
 import html.parser
-import json
 
-import numpy as np
 import pytest
 
-from experiments import figures
 from experiments.report import Section, write_report
 
 SECTION = Section('Two <orders>', 'neg_elbo', 'nats & bits', 'What is compared.',
@@ -44,28 +41,8 @@ class Page(html.parser.HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def write_run(folder, gflop, values, commit):
-    """A run of two evaluations; 'b' takes no step in its first chunk."""
-    folder.mkdir()
-    seeds = len(values)
-    rows = [{'sweep': 0, 'gflop': 0., 'seconds': 0.,
-             'test': {'neg_elbo': [9.] * seeds}},
-            {'sweep': 1, 'gflop': gflop / 2, 'seconds': 1.,
-             'loss': {'a': [3.] * seeds}},
-            {'sweep': 2, 'gflop': gflop, 'seconds': 2.,
-             'loss': {'a': [2.] * seeds, 'b': [1.] * seeds},
-             'test': {'neg_elbo': values}}]
-    (folder / 'metrics.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in rows))
-    (folder / 'env.json').write_text(json.dumps({
-        'python': '3.11', 'versions': {'jax': '0.10'}, 'device': 'cpu <8>', 'cores': 2,
-        'commit': commit, 'uncommitted': False,
-        'command': ['vae.py', '--order=a,b', f'--run_dir={folder}', '--seeds=2']}))
-    figures.grid(folder / 'samples.png', np.eye(8)[None, :, :, None].repeat(8, 0))
-    return folder
-
-
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path, write_run):
     return [{'joint': write_run(tmp_path / 'joint', 4., [5., 7.], 'c0ffee'),
              'a <b>': write_run(tmp_path / 'ab', 8., [3., 5.], None)}]
 
@@ -107,7 +84,7 @@ def test_marks_the_best_and_what_is_within_its_error(folders, tmp_path):
                                              '6.50 ± 0.50']
 
 
-def test_one_seed_has_no_error(tmp_path):
+def test_one_seed_has_no_error(tmp_path, write_run):
     folders = [{'joint': write_run(tmp_path / 'joint', 4., [5.], None),
                 'a <b>': write_run(tmp_path / 'ab', 4., [3.], None)}]
     assert best_cells(folders, tmp_path) == ['3.00', '3.00']
