@@ -1,0 +1,162 @@
+"""Processes that are killed or asked to leave end at the bits of an undisturbed one."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import launch, preemption
+from experiments.run_folder import read_rows
+
+ROOT = Path(__file__).parents[2]
+LATENCY = 5.
+
+# What a process does that is about to lose something, or has nothing to lose.
+WAIT = '''
+import sys, time
+from pathlib import Path
+from experiments import preemption
+with preemption.heeded(float(sys.argv[1])):
+    preemption.saved(7, Path('there'))
+    exec(sys.argv[2])
+    print('ready', flush=True)
+    time.sleep(30)
+'''
+
+
+def start(arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+def ends(latency, setting, *signals):
+    """Status and words of a process that gets signals while it sleeps."""
+    with start(['-c', WAIT, str(latency), setting]) as process:
+        process.stdout.readline()
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(0.2)
+        words = process.communicate(timeout=60)[1]
+    return process.returncode, words
+
+
+SAID = 'preempted at sweep 7; run the same command again, with --run_dir=there, to ' \
+    'continue\n'
+
+
+@pytest.mark.parametrize('number', preemption._SIGNALS)
+def test_leaves_at_once_where_nothing_would_be_lost(number):
+    assert ends(1000, '', number) == (75, SAID)
+
+
+def test_leaves_when_the_bound_has_passed():
+    assert ends(0.5, 'preemption.unsaved()', signal.SIGTERM) == (75, SAID)
+
+
+def test_a_second_interrupt_ends_it():
+    assert ends(1000, 'preemption.unsaved()', signal.SIGINT, signal.SIGINT) == (
+        130, 'interrupted twice\n')
+
+
+def test_a_complete_run_has_nothing_to_leave():
+    with start(['-c', WAIT.replace('30', '1'), '1000',
+                'preemption.finished()']) as process:
+        process.stdout.readline()
+        process.terminate()
+        assert process.communicate(timeout=60)[1] == ''
+    assert process.returncode == 0
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in preemption._SIGNALS]
+    with preemption.heeded(1.):
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert [signal.getsignal(number) for number in preemption._SIGNALS] == before
+
+
+def test_the_status_and_the_line(capsys):
+    with pytest.raises(SystemExit) as caught, launch.one_line_errors():
+        preemption.leave()
+    assert caught.value.code == 75
+    error = capsys.readouterr().err
+    assert error.startswith('preempted at sweep ') and error.count('\n') == 1
+
+
+COMMAND = ('-m', 'experiments.vae', '--hidden=8', '--latent=2', '--sweeps=2000',
+           '--evaluations=3', '--seeds=2', '--schedule=bandit',
+           '--checkpoint_every=0.2', f'--preempt_latency={LATENCY}')
+
+
+@pytest.fixture(scope='module')
+def command(tmp_path_factory):
+    """folder -> process of a run; programs are compiled once for all."""
+    programs = tmp_path_factory.mktemp('programs')
+    environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(programs),
+                   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+    return lambda folder: start([*COMMAND, f'--run_dir={folder}'], env=environment)
+
+
+@pytest.fixture(scope='module')
+def undisturbed(command, tmp_path_factory):
+    """(params, rows, seconds) of a run; its programs are compiled already."""
+    for attempt in 'compiling', 'run':
+        folder = tmp_path_factory.mktemp('undisturbed') / attempt
+        began = time.monotonic()
+        with command(folder) as process:
+            assert process.communicate()[1] == ''
+        assert process.returncode == 0
+    return *results(folder), time.monotonic() - began
+
+
+def results(folder):
+    rows = [{name: value for name, value in row.items() if name != 'seconds'}
+            for row in read_rows(folder)]
+    return (folder / 'params.npz').read_bytes(), rows
+
+
+def disturb(command, folder, number, moment):
+    """Status, words and seconds to leave of a run that gets a signal at a moment."""
+    with command(folder) as process:
+        try:
+            return *process_end(process, moment), 0.
+        except subprocess.TimeoutExpired:
+            sent = time.monotonic()
+            process.send_signal(number)
+            return *process_end(process, 60), time.monotonic() - sent
+
+
+def process_end(process, timeout):
+    words = process.communicate(timeout=timeout)[1]
+    return process.returncode, words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
+def test_thirty_signals_at_random_moments(number, command, undisturbed, tmp_path):
+    """Three a run, so that what one leaves meets another."""
+    *wanted, seconds = undisturbed
+    draw, left = random.Random(number), []
+    while len(left) < 30:
+        folder = tmp_path / str(len(left))
+        for moment in (*(draw.uniform(0.1, 1) * seconds for _ in range(3)), 1000):
+            status, words, took = disturb(command, folder, number, moment)
+            if status == 75:
+                assert words.startswith('preempted at sweep ')
+                assert words.count('\n') == 1
+                left.append((words.split(';')[0], round(took, 1)))
+            # While Python still imports, TERM ends a process as it always does.
+            elif status == -number:
+                assert words == ''
+                left.append(('killed', round(took, 1)))
+            else:
+                assert (status, words) == (0, '')
+                break
+        assert list(results(folder)) == wanted
+        print(folder.name, left[-3:], flush=True)
+    print(f'{len(left)} of {len(left)}; longest {max(took for _, took in left)} s')
