@@ -1,12 +1,14 @@
 """Checkpoints that are whole, or are not used: orbax behind two functions.
 
     checkpoints/000007/state/       the arrays, as orbax writes them: leaf path -> array
-    checkpoints/000007/facts.json   what is no array, and the digest of every leaf; on
-                                    its second line, the digest of the first
+    checkpoints/000007/facts.json   what is no array, and the digests of every leaf and
+                                    every file; on its second line, that of the first
 
 A checkpoint is written beside the others, brought to the disk and renamed, so that
 whatever happens in between leaves the others alone. orbax reads a flipped bit back as a
-number like any other; the digests tell.
+number like any other; the digests tell. Those of the files are looked at first, because
+orbax leaves threads behind where it cannot read; those of the leaves tell that what is
+read is what was in memory.
 """
 
 import hashlib
@@ -96,10 +98,12 @@ def load(folder: Path, form, check: Callable[[dict[str, Any]], None]
         shutil.rmtree(folder / leftover, ignore_errors=True)
     for path in reversed(_whole(folder)):
         try:
-            facts, leaves = _read_facts(path)
-            check(facts)
-            _check_form(path, leaves, form)
-            return Checkpoint(_read_state(path, leaves, form), facts)
+            content = _read_content(path)
+            check(content['facts'])
+            _check_files(path, content['files'])
+            _check_form(path, content['leaves'], form)
+            state = _read_state(path, content['leaves'], form)
+            return Checkpoint(state, content['facts'])
         except SettingError:
             raise
         except Exception as error:
@@ -113,19 +117,25 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
         # Its format has no place for an array without entries.
         orbax.save(path.absolute() / 'state',
                    {name: leaf for name, leaf in leaves.items() if leaf.size})
-    line = json.dumps({'facts': checkpoint.facts,
+    line = json.dumps({'facts': checkpoint.facts, 'files': _digests_of_files(path),
                        'leaves': {name: [_form(leaf), _digest(leaf)]
                                   for name, leaf in leaves.items()}})
     (path / 'facts.json').write_text(f'{line}\n{_digest_of_text(line)}\n')
 
 
-def _read_facts(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    text = (path / 'facts.json').read_text()
-    line, _, digest = text.partition('\n')
+def _read_content(path: Path) -> dict[str, Any]:
+    line, _, digest = (path / 'facts.json').read_text().partition('\n')
     if digest != _digest_of_text(line) + '\n':
         raise DamagedError('facts.json does not match its digest')
-    content = json.loads(line)
-    return content['facts'], content['leaves']
+    return json.loads(line)
+
+
+def _check_files(path: Path, digests: dict[str, str]) -> None:
+    found = _digests_of_files(path)
+    for name, digest in digests.items():
+        if found.get(name) != digest:
+            raise DamagedError(
+                f'{name} {"does not match its digest" if name in found else "is gone"}')
 
 
 def _check_form(path: Path, leaves: dict[str, Any], form) -> None:
@@ -193,6 +203,17 @@ def _form(leaf) -> str:
 def _digest(leaf: np.ndarray) -> str:
     content = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
     return hashlib.sha256(content).hexdigest()
+
+
+def _digests_of_files(path: Path) -> dict[str, str]:
+    """Path within the state -> digest."""
+    digests = {}
+    for file in sorted((path / 'state').rglob('*')):
+        if file.is_file():
+            with open(file, 'rb') as content:
+                digests[str(file.relative_to(path))] = hashlib.file_digest(
+                    content, 'sha256').hexdigest()
+    return digests
 
 
 def _digest_of_text(text: str) -> str:
