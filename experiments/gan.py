@@ -6,8 +6,10 @@
     python -m experiments.gan --dataset=mnist --epochs=5
 
 The discriminator and the generator have opposed losses, each a block with its own Adam
-of beta1 = 0.5 (Radford et al. 2016). Every update draws a minibatch and noise of its
-own, unless --nofresh_minibatches.
+of beta1 = 0.5 (Radford et al. 2016). R1 (Mescheder et al. 2018) keeps the discriminator
+smooth, without which these nets, having no normalisation, collapse to one image;
+--r1=0 shows it. Every update draws a minibatch and noise of its own, unless
+--nofresh_minibatches.
 """
 
 from functools import partial
@@ -45,6 +47,9 @@ def define_flags(values: flags.FlagValues) -> None:
                                **own)
     flags.DEFINE_integer('latent', 100, 'Dimensions of the latent.', lower_bound=1,
                          **own)
+    flags.DEFINE_float('r1', 1., 'Strength gamma of the penalty gamma/2 E|grad D(x)|^2 '
+                       'on the discriminator at the data (Mescheder et al. 2018, R1).',
+                       lower_bound=0., **own)
     flags.DEFINE_float('beta1', 0.5, "Adam's decay of the first moment.",
                        lower_bound=0., upper_bound=1., **own)
 
@@ -65,6 +70,8 @@ def main(values: flags.FlagValues) -> None:
             'latent_size': values.latent, 'loss': losses.GAN_LOSSES[values.loss]}
     loss = {'discriminator': partial(losses.discriminator_loss, **nets),
             'generator': partial(losses.generator_loss, **nets)}
+    if values.r1:
+        loss['discriminator'] = penalised(loss['discriminator'], model, values.r1)
     descent = cdgm.block_descent({
         name: cdgm.Block(name, loss[name],
                          optax.adam(order.rates[name], b1=values.beta1))
@@ -93,6 +100,16 @@ def main(values: flags.FlagValues) -> None:
     figures.grid(folder.path / 'samples.png', model.generate(first, latent[:64]))
     figures.conclude(folder)
     folder.finish()
+
+
+def penalised(loss: cdgm.LossFn, model: models.GAN, strength: float) -> cdgm.LossFn:
+    """Add R1, gamma/2 E|grad D(x)|^2 over the batch, to a discriminator's loss."""
+    def with_r1(params, batch, key):
+        value, terms = loss(params, batch, key)
+        steepness = losses.squared_gradient(partial(model.discriminate, params), batch)
+        return value + strength / 2 * steepness, terms
+
+    return with_r1
 
 
 if __name__ == '__main__':
