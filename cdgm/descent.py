@@ -31,6 +31,7 @@ from cdgm.blocks import Params, Selector
 from cdgm.moves import Evaluation, Move, as_move
 from cdgm.policies import told_count
 from cdgm.reuse import hoisted
+from cdgm.riders import check_riders, riding_move
 
 # (params, batch, key) -> (scalar, aux); aux is a pytree of arrays.
 LossFn = Callable[[Params, Any, jax.Array], tuple[jax.Array, Any]]
@@ -46,12 +47,15 @@ class Block(NamedTuple):
         so its clipping, decay and counts are the block's own; see `cdgm.policies`.
       ephemeral: reset the rule's state at the start of each visit. Such a state never
         enters the carry, so it costs no memory between visits.
+      riders: names of other blocks, each with a stateless optax transformation by which
+        its leaves move along with this block's, see `cdgm.riders`.
     """
 
     leaves: Selector
     loss: LossFn
     rule: optax.GradientTransformation | Move
     ephemeral: bool = False
+    riders: Mapping[str, optax.GradientTransformation] = {}
 
 
 class DescentState(NamedTuple):
@@ -106,7 +110,7 @@ class Descent(NamedTuple):
         minibatches stacked in the same way, one an update. A run of one name in the
         order is one visit.
       simultaneous: (state, batch, key) -> (state, StepInfo[B]): all blocks move from
-        the same point.
+        the same point, each by its own rule; nobody rides.
     """
 
     blocks: dict[str, Block]
@@ -128,8 +132,9 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
       A `Descent` of pure functions.
 
     Raises:
-      ValueError: at `init`, if blocks overlap, miss a leaf or own none; at the first
-        trace, if a block is unknown or a loss is not a scalar.
+      ValueError: at `init`, if blocks overlap, miss a leaf or own none, or a rider
+        cannot ride; at the first trace, if a block is unknown or a loss is not a
+        scalar.
       TypeError: a leaf is not a floating array, or a loss returns no (scalar, aux).
 
     >>> def loss(params, batch, key):
@@ -143,13 +148,17 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
     """
     blocks = dict(blocks)
     names = tuple(blocks)
-    moves = {name: as_move(block.rule) for name, block in blocks.items()}
+    selectors = {name: block.leaves for name, block in blocks.items()}
+    moves = {name: riding_move(block.rule, name, block.riders, selectors)
+             if block.riders else as_move(block.rule) for name, block in blocks.items()}
 
     def label(params):
-        return trees.label(params, {name: b.leaves for name, b in blocks.items()})
+        return trees.label(params, selectors)
 
     def init(params):
         labels = label(params)
+        for name, block in blocks.items():
+            check_riders(block.rule, name, block.riders, params, labels)
         # A dtype makes the type strong: a weak one would change after the first step.
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)
         opt_state = {name: moves[name].init(trees.split(params, labels, name)[0])
@@ -158,7 +167,9 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
 
     def enter(state, labels, name):
         """Take a block out of the state: (active, its rule's state, the rest)."""
-        active, frozen = trees.split(state.params, labels, name)
+        riders = blocks[name].riders  # active as well, for they move
+        active, frozen = trees.split(state.params, jax.tree.map(
+            lambda own: name if own in riders else own, labels), name)
         if blocks[name].ephemeral:
             return active, moves[name].init(active), frozen
         return active, told_count(state.opt_state[name], state.count), frozen
@@ -270,6 +281,10 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         return state, jax.tree.map(lambda *xs: jnp.concatenate(xs), *infos)
 
     def simultaneous(state, batch, key):
+        if any(block.riders for block in blocks.values()):
+            # A rider would move twice: by its own rule, and along with another block.
+            alone = {name: block._replace(riders={}) for name, block in blocks.items()}
+            return block_descent(alone).simultaneous(state, batch, key)
         labels = label(state.params)
         params, opt_state, infos = state.params, state.opt_state, []
         for name in names:

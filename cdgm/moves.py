@@ -53,13 +53,18 @@ def gradient_move(tx: optax.GradientTransformation) -> Move:
 
     def apply(objective, active, state, **extra):
         (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(active)
-        updates, state = tx.update(
-            grads, state, active, value=loss, grad=grads,
-            value_fn=lambda params: objective(params)[0], **extra)
-        moved = optax.apply_updates(active, updates)
+        moved, state = follow(tx, objective, active, state, loss, grads, **extra)
         return moved, state, Evaluation(loss, aux, optax.tree.norm(grads))
 
     return Move(tx.init, apply)
+
+
+def follow(tx: optax.GradientTransformationExtraArgs, objective: Objective, active,
+           state, loss, grads, **extra) -> tuple[Any, Any]:
+    """Follow a gradient that is known: (active params, state of the transformation)."""
+    updates, state = tx.update(grads, state, active, value=loss, grad=grads,
+                               value_fn=lambda params: objective(params)[0], **extra)
+    return optax.apply_updates(active, updates), state
 
 
 def as_move(rule: optax.GradientTransformation | Move) -> Move:
