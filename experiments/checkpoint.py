@@ -11,9 +11,12 @@ orbax leaves threads behind where it cannot read; those of the leaves tell that 
 read is what was in memory.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -70,10 +73,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     # Of orbax, anything: it reports a full disk in many ways.
     except Exception as error:
         shutil.rmtree(writing, ignore_errors=True)
-        reason = ' '.join(str(error).split())[:200]
-        raise StorageError(f'no checkpoint can be written in {folder} ({reason}); what '
-                           'is saved is intact: make room, and run the same command '
-                           'again.') from error
+        raise StorageError(f'no checkpoint can be written in {folder} '
+                           f'({_reason(error)}); what is saved is intact: make room, '
+                           'and run the same command again.') from error
 
 
 def load(folder: Path, form, check: Callable[[dict[str, Any]], None]
@@ -164,10 +166,28 @@ def _read_state(path: Path, leaves: dict[str, Any], form):
     return jax.tree.unflatten(jax.tree.structure(form), read)
 
 
+@contextlib.contextmanager
 def _orbax():
     # Half a second to import, which a run that fails early need not wait for.
     import orbax.checkpoint as ocp
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+
+    # It logs what it raises, too, with the traces of all its threads.
+    logger = logging.getLogger('absl')
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            yield checkpointer
+    finally:
+        logger.setLevel(before)
+
+
+def _reason(error: Exception) -> str:
+    """One line of an error; of the system's where it lies beneath."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number:
+        return os.strerror(int(number[1]))
+    return ' '.join(str(error).split())[:200]
 
 
 def _set_aside(path: Path, error: Exception) -> None:
@@ -175,7 +195,7 @@ def _set_aside(path: Path, error: Exception) -> None:
     free = (run / f'damaged-checkpoint-{path.name}{end}'
             for end in ('', *(f'-{number}' for number in range(2, 100))))
     aside = next(name for name in free if not name.exists())
-    reason = ' '.join(str(error).split())[:200]
+    reason = _reason(error)
     try:
         path.rename(aside)
     except OSError as refused:

@@ -106,21 +106,21 @@ def _attend(reader: int, latency: float) -> None:
     interrupts, deadline = 0, None
     while True:
         left = None if deadline is None else max(deadline - time.monotonic(), 0)
-        if not select.select([reader], [], [], left)[0]:
-            _exit(PREEMPTED, _place.message)
-        received = os.read(reader, 64)
-        if not received:
+        late = not select.select([reader], [], [], left)[0]
+        received = b'' if late else os.read(reader, 64)
+        if not received and not late:
             os.close(reader)
             return
         interrupts += received.count(signal.SIGINT)
         if interrupts > 1:
             _exit(_INTERRUPTED, 'interrupted twice')
         if _place.over:
-            continue
-        if _place.safe:
+            deadline = None
+        elif late or _place.safe:
             _exit(PREEMPTED, _place.message)
-        _requested.set()
-        deadline = deadline or time.monotonic() + latency
+        else:
+            _requested.set()
+            deadline = deadline or time.monotonic() + latency
 
 
 def _exit(status: int, message: str) -> NoReturn:

@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,9 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy')
 
 # Flags that leave the numbers as they are.
 _FREE = ('run_dir', 'data_dir', 'checkpoint_every', 'preempt_latency')
+
+# What of the environment decides how XLA rounds.
+_ROUNDS = ('versions', 'device', 'cores', 'xla_flags')
 
 
 class RunFolder(NamedTuple):
@@ -161,13 +164,11 @@ def create(name: str, values: flags.FlagValues, facts: dict[str, Any]) -> RunFol
                                '--run_dir, or move it away.')
         (path / 'checkpoints').mkdir(exist_ok=True)
         folder = RunFolder(path, _lock(path))
-        if (path / 'env.json').exists():
-            _check_same(path, values, facts)
+        if (path / 'metrics.jsonl').exists():
+            _check_same(path, values, environment, facts)
         else:
             (path / 'flags.txt').write_text(serialise(values))
-            # The last to be written, and whole: without it the run has not begun.
-            (path / '.env.json').write_text(json.dumps(environment, indent=1) + '\n')
-            os.replace(path / '.env.json', path / 'env.json')
+            (path / 'env.json').write_text(json.dumps(environment, indent=1) + '\n')
     return folder
 
 
@@ -183,8 +184,9 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _check_same(path: Path, values: flags.FlagValues, facts: dict[str, Any]) -> None:
-    """Refuse to go on with a run whose numbers would be others."""
+def _check_same(path: Path, values: flags.FlagValues, environment: dict[str, Any],
+                facts: Iterable[str]) -> None:
+    """Refuse to go on with a run of other flags or data; tell of other machines."""
     there = _by_name((path / 'flags.txt').read_text())
     here = _by_name(serialise(values))
     differ = sorted(name for name in {*there, *here}
@@ -196,12 +198,16 @@ def _check_same(path: Path, values: flags.FlagValues, facts: dict[str, Any]) -> 
             f'run folder {path} holds an interrupted run with other flags (then '
             f'{then or "none"}, now {now or "none"}); give the same, or another '
             '--run_dir.')
-    environment = json.loads((path / 'env.json').read_text())
-    for name, value in facts.items():
-        if environment.get(name) != value:
-            raise SettingError(
-                f'run folder {path} holds an interrupted run whose {name} was '
-                f'{environment.get(name)} and is now {value}; give another --run_dir.')
+    before = json.loads((path / 'env.json').read_text())
+    for name in (*facts, *_ROUNDS):
+        if before.get(name) == environment[name]:
+            continue
+        change = f'{name} was {before.get(name)} and is now {environment[name]}'
+        if name in facts:
+            raise SettingError(f'run folder {path} holds an interrupted run whose '
+                               f'{change}; give another --run_dir.')
+        print(f'warning: {change}: the run goes on, but its last bits may be others '
+              'than those of an uninterrupted one.', file=sys.stderr, flush=True)
 
 
 def _by_name(lines: str) -> dict[str, list[str]]:

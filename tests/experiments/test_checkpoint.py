@@ -195,6 +195,17 @@ def test_a_damaged_checkpoint_is_never_read(damage, saved, tmp_path, capsys):
         assert kept.exists() == (content is not None), 'set aside, not deleted'
 
 
+def test_no_bit_of_the_facts_is_believed_unseen(saved, tmp_path):
+    content = (saved / 'checkpoints/000003/facts.json').read_bytes()
+    shutil.copytree(saved / 'checkpoints', tmp_path / 'checkpoints')
+    for place in range(0, len(content), len(content) // 25):
+        altered = bytearray(content)
+        altered[place] ^= 1
+        (tmp_path / 'checkpoints/000003/facts.json').write_bytes(altered)
+        assert_is(load(tmp_path / 'checkpoints'), 2)
+        shutil.move(next(tmp_path.glob('damaged*')), tmp_path / 'checkpoints/000003')
+
+
 def test_all_damaged(saved, tmp_path, capsys):
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     for facts in tmp_path.glob('checkpoints/*/facts.json'):
@@ -280,13 +291,15 @@ def parse(*arguments):
     return launch.parse(vae.define_flags, arguments)
 
 
-def test_the_same_run_goes_on_and_no_other(tmp_path):
+def test_the_same_run_goes_on_and_no_other(tmp_path, capsys):
     def create(*arguments, data='a'):
         return run_folder.create(
             'vae', parse(f'--run_dir={tmp_path}', '--hidden=8', *arguments),
             {'data': {'file': data}})
 
+    create('--beta=4')  # which has not begun
     folder = create('--beta=2')
+    folder.add_row({'sweep': 0})
     before = (tmp_path / 'env.json').read_bytes()
     create('--beta=2', '--checkpoint_every=3', '--preempt_latency=1', '--data_dir=x')
     assert (tmp_path / 'env.json').read_bytes() == before
@@ -297,13 +310,17 @@ def test_the_same_run_goes_on_and_no_other(tmp_path):
             '--hidden=4)') in str(caught.value)
     with pytest.raises(SettingError, match='whose data was .* and is now'):
         create('--beta=2', data='b')
+    assert capsys.readouterr().err == ''
+    (tmp_path / 'env.json').write_bytes(before.replace(b'"cores": ', b'"cores": 9'))
+    create('--beta=2')
+    assert capsys.readouterr().err.startswith('warning: cores was 9')
     folder.finish()
-    assert {path.name for path in tmp_path.iterdir()} == {'env.json', 'flags.txt'}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        'env.json', 'flags.txt', 'metrics.jsonl'}
 
 
 def test_two_processes_do_not_share_a_run(tmp_path):
-    folder = run_folder.create('vae', parse(f'--run_dir={tmp_path}'), {})
-    os.close(folder.lock)
+    os.close(run_folder.create('vae', parse(f'--run_dir={tmp_path}'), {}).lock)
     hold = ('import fcntl, sys; file = open(sys.argv[1], "w"); '
             'fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()')
     with subprocess.Popen([sys.executable, '-c', hold, tmp_path / 'checkpoints/lock'],
@@ -340,7 +357,7 @@ def make_read_only(disk):
 
 
 @pytest.mark.parametrize('refuse', [fill, make_read_only])
-def test_a_disk_that_refuses(refuse, disk, capsys):
+def test_a_disk_that_refuses(refuse, disk, capfd):
     run = RunFolder(disk / 'run')
     checkpoint.save(run.checkpoints, numbered(1))
     run.add_row({'sweep': 0})
@@ -349,10 +366,11 @@ def test_a_disk_that_refuses(refuse, disk, capsys):
     def says(act):
         with pytest.raises(SystemExit) as caught, launch.one_line_errors():
             act()
-        message = capsys.readouterr().err
+        message = capfd.readouterr().err
         assert caught.value.code == launch.BAD_STORAGE == 74
         assert message.startswith('error: ') and message.count('\n') == 1
-        assert 'is intact' in message
+        assert 'is intact' in message and (
+            'No space left on device' in message or 'Read-only file system' in message)
 
     says(lambda: checkpoint.save(run.checkpoints, numbered(2)))
     says(lambda: run.save_params({'w': np.zeros(10 ** 6)}))

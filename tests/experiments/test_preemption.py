@@ -1,5 +1,6 @@
 """Processes that are killed or asked to leave end at the bits of an undisturbed one."""
 
+import itertools
 import os
 import random
 import signal
@@ -142,8 +143,10 @@ def test_thirty_signals_at_random_moments(number, command, undisturbed, tmp_path
     """Three a run, so that what one leaves meets another."""
     *wanted, seconds = undisturbed
     draw, left = random.Random(number), []
-    while len(left) < 30:
-        folder = tmp_path / str(len(left))
+    for run in itertools.count():
+        if len(left) >= 30:
+            break
+        folder = tmp_path / str(run)
         for moment in (*(draw.uniform(0.1, 1) * seconds for _ in range(3)), 1000):
             status, words, took = disturb(command, folder, number, moment)
             if status == 75:
@@ -158,5 +161,5 @@ def test_thirty_signals_at_random_moments(number, command, undisturbed, tmp_path
                 assert (status, words) == (0, '')
                 break
         assert list(results(folder)) == wanted
-        print(folder.name, left[-3:], flush=True)
+        print(run, left[-3:], flush=True)
     print(f'{len(left)} of {len(left)}; longest {max(took for _, took in left)} s')
