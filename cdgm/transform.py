@@ -9,7 +9,7 @@ touched either, for Adam would move on by momentum under a zero gradient.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -96,34 +96,38 @@ def coordinate_descent(
     def update(updates, state, params=None, *, block=None, **extra):
         labels, _, txs = resolve(updates)
         names = tuple(txs)
-        # All branches of a switch return the same types, whatever a rule computes in.
-        still = jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates)
-
-        def update_block(name, updates, inner_states, params):
-            active, _ = trees.split(updates, labels, name)
-            mine = None if params is None else trees.split(params, labels, name)[0]
-            inner = told_count(inner_states[name], state.count)
-            moved, inner = txs[name].update(active, inner, mine, **extra)
-            moved = jax.tree.map(lambda u, g: u.astype(g.dtype), moved, active)
-            _, frozen = trees.split(still, labels, name)
-            return trees.merge(moved, frozen), {**inner_states, name: inner}
-
-        def nothing(updates, inner_states, params):
-            return still, inner_states
-
         if block is None:
             block = schedule(state.count)
-        operands = updates, state.inner_states, params
         if isinstance(block, trees.StaticBlock):
-            name = trees.block_name(block, names)
-            updates, inner_states = update_block(name, *operands)
-        else:
-            branches = [partial(update_block, name) for name in names]
-            # `lax.switch` clamps a bad index, which would train the wrong block.
-            valid = (block >= 0) & (block < len(names))
-            updates, inner_states = lax.switch(jnp.where(valid, block, len(names)),
-                                               [*branches, nothing], *operands)
-        return updates, CoordinateDescentState(optax.safe_increment(state.count),
-                                               inner_states)
+            block = names.index(trees.block_name(block, names))
+
+        def still(updates, inner, params):
+            return jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates), inner
+
+        def moved(tx, updates, inner, params):
+            inner = told_count(inner, state.count)
+            moved, inner = tx.update(updates, inner, params, **extra)
+            # As `still` has it, whatever a rule computes in.
+            return jax.tree.map(lambda u, g: u.astype(g.dtype), moved, updates), inner
+
+        # One conditional a block, not one switch: XLA copies what passes through a
+        # branch, and through a switch pass the states of all blocks.
+        parts, inner_states = [], {}
+        for index, (name, tx) in enumerate(txs.items()):
+            mine, theirs = (trees.split(tree, labels, name)[0] if tree is not None
+                            else None for tree in (updates, params))
+            part, inner_states[name] = _choose(
+                block == index, partial(moved, tx), still, mine,
+                state.inner_states[name], theirs)
+            parts.append(part)
+        return reduce(trees.merge, parts), CoordinateDescentState(
+            optax.safe_increment(state.count), inner_states)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _choose(active, moved, still, *operands):
+    """`lax.cond`, which is none if the block is known while tracing."""
+    if isinstance(active, bool):
+        return (moved if active else still)(*operands)
+    return lax.cond(active, moved, still, *operands)

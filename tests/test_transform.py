@@ -90,6 +90,30 @@ def test_guarantee_3_named_is_traced_is_scheduled_bit_for_bit(params, grads):
     assert bits(update(jnp.int32(1))) != bits(scheduled)
 
 
+def test_a_scheduled_step_holds_no_second_copy_of_the_states():
+    """One conditional a block, through which pass that block's own arrays alone."""
+    names = [f'layer{i}' for i in range(8)]
+    tx = cdgm.coordinate_descent(optax.adam(0.1), {name: name for name in names},
+                                 schedule=cdgm.cyclic([1] * len(names)))
+
+    def step(params, state, grads, block=None):
+        updates, state = tx.update(grads, state, params, block=block)
+        return optax.apply_updates(params, updates), state
+
+    def compiled(step, params):
+        return jax.jit(step, donate_argnums=(0, 1)).lower(
+            params, jax.eval_shape(tx.init, params), params).compile()
+
+    params = dict.fromkeys(names, jax.ShapeDtypeStruct((64, 64), float))
+    leaf = 8 * 64 * 64  # bytes; the states have 16
+    program = compiled(step, params)
+    assert program.memory_analysis().temp_size_in_bytes < 12 * leaf
+    assert program.as_text().count(' conditional(') == len(names)
+    named = compiled(lambda *data: step(*data, block='layer3'), params)
+    assert named.as_text().count(' conditional(') == 0
+    assert named.memory_analysis().temp_size_in_bytes < leaf
+
+
 def test_a_traced_index_out_of_range_moves_nothing(params, grads):
     tx = by_cycle(optax.adam(0.1))
     state = tx.init(params)
