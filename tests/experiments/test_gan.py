@@ -6,9 +6,11 @@ import pytest
 
 from cdgm import metrics, models
 from cdgm.data import load
+from experiments import gan
 from experiments.run_folder import load_params, read_rows
 
-TINY = ('--widths=8', '--channels=4', '--latent=2', '--sweeps=4', '--evaluations=2')
+TINY = ('--widths=8', '--channels=4', '--latent=2', '--sweeps=4', '--evaluations=2',
+        '--r1=0')
 
 
 @pytest.fixture(scope='module')
@@ -52,6 +54,17 @@ def test_params_are_those_of_the_last_evaluation(alternating):
                     for each in samples]
     np.testing.assert_allclose(read_rows(alternating)[-1]['test']['mmd2'], expected,
                                rtol=1e-4)
+
+
+def test_r1_is_added_to_the_discriminators_loss_at_the_data():
+    # D(x) = w sum x^2 has the slope 2 w x, whose square sums to 4 w^2 |x|^2.
+    model = models.GAN(None, None, lambda w, x: w * (x ** 2).sum((1, 2, 3)), 0)
+    images = np.random.RandomState(0).rand(3, 2, 2, 1)
+    loss = gan.penalised(lambda params, batch, key: (5., 'terms'), model, strength=3.)
+    value, terms = loss(0.5, images, None)
+    slope = 4 * 0.5 ** 2 * (images ** 2).sum((1, 2, 3)).mean()
+    assert float(value) == pytest.approx(5 + 3 / 2 * slope, rel=1e-12)
+    assert terms == 'terms'
 
 
 def test_simultaneous(run):
