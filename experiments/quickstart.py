@@ -43,7 +43,7 @@ def define_flags(values: flags.FlagValues) -> None:
     own = {'flag_values': values}
     flags.DEFINE_integer('seeds', 3, 'Seeds of each training.', lower_bound=1, **own)
     flags.DEFINE_integer('vae_epochs', 150, 'Epochs of each VAE.', lower_bound=1, **own)
-    flags.DEFINE_integer('gan_epochs', 60, 'Epochs of each GAN.', lower_bound=1, **own)
+    flags.DEFINE_integer('gan_epochs', 20, 'Epochs of each GAN.', lower_bound=1, **own)
     flags.DEFINE_string('out_dir', None, 'Folder of the runs and the report; a new one '
                         'under runs/ unless given.', **own)
 
