@@ -32,6 +32,7 @@ from cdgm.moves import Evaluation, Move, as_move
 from cdgm.policies import told_count
 from cdgm.reuse import hoisted
 from cdgm.riders import check_riders, riding_move
+from cdgm.switching import switch
 
 # (params, batch, key) -> (scalar, aux); aux is a pytree of arrays.
 LossFn = Callable[[Params, Any, jax.Array], tuple[jax.Array, Any]]
@@ -254,9 +255,20 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
             bad = jnp.full(info.block.shape, -1, jnp.int32)
             return state, jax.tree.map(_not_a_number, info)._replace(block=bad)
 
+        def changes(name):
+            """Which leaves of the state a branch may change."""
+            own = {name, *blocks[name].riders}
+            return DescentState(
+                jax.tree.map(lambda owner: owner in own, labels),
+                {other: jax.tree.map(lambda _: other == name, inner)
+                 for other, inner in state.opt_state.items()},
+                jax.tree.map(lambda _: True, state.count))
+
+        each = [changes(name) for name in names]
+        none = jax.tree.map(lambda _: False, state)
         valid = (block >= 0) & (block < len(names))
-        return lax.switch(jnp.where(valid, block, len(names)), [*branches, nothing],
-                          state, batch, key, extra)
+        return switch(jnp.where(valid, block, len(names)), [*branches, nothing],
+                      [*each, none], state, batch, key, extra)
 
     def step(state, batch, key, block, **extra):
         return dispatch(step_named, state, batch, key, block, extra)
