@@ -31,6 +31,8 @@ def test_command(command):
     program, *arguments = shlex.split(command)
     if program == 'python':
         _, module, *arguments = arguments
+    elif arguments and arguments[0] == 'bench':
+        module = 'benchmarks'
     elif arguments and arguments[0] != 'test':
         module, *arguments = ['experiments.' + arguments[0], *arguments[1:]]
     else:  # the main job, and the tests, whose files are there
