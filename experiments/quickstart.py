@@ -1,6 +1,6 @@
 """The main job: joint training against coordinate descent, VAE and GAN, on digits.
 
-    ./launch.sh                             # sets up, runs this, about 2 minutes
+    ./launch.sh                             # sets up, runs this, under 3 minutes
     python -m experiments.quickstart        # the same without the set-up
 
 Four short trainings, three seeds each, and one self-contained page that shows them,

@@ -117,9 +117,15 @@ def train(study: Study, sweeps: int, evaluations: int, folder: RunFolder, title:
             folder.add_row(row)
             carry = carry._replace(sums=jax.tree.map(jnp.zeros_like, carry.sums))
             progress.advance(stop - start, row)
+    params = sweeps_all.params(carry.state)
+    # A loss is of the parameters before an update, so none has seen the last one.
+    if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise DivergedError(
+            'the parameters are not finite after the last sweep; lower '
+            f'--learning_rate. The metrics are in {folder.path}.')
     if math.isfinite(checkpoint_every):
         _save(folder, carry, reached)
-    return sweeps_all.params(carry.state)
+    return params
 
 
 def _resume(folder: RunFolder, first, keys) -> tuple[Carry, Reached]:

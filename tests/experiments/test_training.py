@@ -253,3 +253,17 @@ def test_stops_where_a_loss_is_not_finite(tmp_path, cheap_compilation):
         "the loss of block 'b' is not finite at sweep 3 (seed number 1)")
     assert str(tmp_path) in str(caught.value)
     assert [row['sweep'] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
+
+
+def test_stops_where_only_the_last_update_is_not_finite(tmp_path, cheap_compilation):
+    def flat(params, batch, key):
+        # The loss is finite where its slope is not.
+        return jnp.sqrt(jnp.sum(params['a'])), Given(jnp.zeros(()), jnp.zeros(()))
+
+    study = STUDY._replace(
+        init=lambda key: {'a': jnp.zeros(1)}, prepare=lambda images, key: images,
+        descent=cdgm.block_descent({'a': cdgm.Block('', flat, optax.sgd(RATE))}),
+        order=Order(('a',), {}, None), evaluate=lambda params: {'a': params['a'][:, 0]})
+    with cheap_compilation(), pytest.raises(DivergedError, match='the last sweep'):
+        training.train(study, 1, 1, RunFolder(tmp_path), 'toy')
+    assert [row['sweep'] for row in read_rows(tmp_path)] == [0, 1]
