@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import sys
 import time
@@ -23,12 +24,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 RESULTS = Path(__file__).parent / 'results'
 MATMUL = 'matrix product 1024'
 
 # Above this share of the cores' time, others disturb the measurement.
-_BUSY = 0.5
+_BUSY = 0.2
 
 
 class Program(NamedTuple):
@@ -66,9 +68,25 @@ def arguments(about: str | None) -> argparse.Namespace:
     args = parser.parse_args()
     if args.quick:
         args.rounds = 2
-    # Taken now: the benchmark itself is load.
-    args.load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    args.load = _busy()  # taken now: the benchmark itself is load
     return args
+
+
+def _busy(seconds: float = 1.) -> float:
+    """Share of the cores that others use, from 0 to 1.
+
+    The load average would still count the benchmark before this one.
+    """
+    def ticks():
+        # user, nice, system, idle, …: hundredths of a second since the start.
+        return np.array(Path('/proc/stat').read_text().split()[1:8], float)
+
+    if not Path('/proc/stat').exists():
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    before = ticks()
+    time.sleep(seconds)
+    spent = ticks() - before
+    return float(1 - spent[3] / spent.sum())
 
 
 def program(step: Callable[[Any], Any], state: Any, *, steps: int = 1,
@@ -102,16 +120,34 @@ def program(step: Callable[[Any], Any], state: Any, *, steps: int = 1,
 def time_all(programs: dict[str, Program], rounds: int) -> dict[str, float]:
     """Milliseconds a step of each program, medians over interleaved rounds."""
     times: dict[str, list[float]] = {name: [] for name in programs}
-    names = list(programs)
+    names, order = list(programs), random.Random(0)
     for one in programs.values():
         one.run()  # warm up
-    for number in range(rounds):
-        for name in names[number % len(names):] + names[:number % len(names)]:
+    for _ in range(rounds):
+        # A program finds the caches as the last one left them: never always the same.
+        order.shuffle(names)
+        for name in names:
             began = time.perf_counter()
             programs[name].run()
             times[name].append(
                 (time.perf_counter() - began) * 1e3 / programs[name].steps)
     return {name: statistics.median(each) for name, each in times.items()}
+
+
+def ratio(mine: Program, other: Program, rounds: int) -> float:
+    """Time of one program over that of another: median of pairs, in turn first.
+
+    For a ratio near one, which a table of many programs is too coarse for.
+    """
+    ratios = []
+    for number in range(4 * rounds):
+        times = {}
+        for one in (mine, other) if number % 2 else (other, mine):
+            began = time.perf_counter()
+            one.run()
+            times[id(one)] = time.perf_counter() - began
+        ratios.append(times[id(mine)] / times[id(other)])
+    return statistics.median(ratios)
 
 
 def matmul_program(size: int = 1024) -> Program:
@@ -169,8 +205,8 @@ def finish(name: str, tables: dict[str, list[dict[str, Any]]], bars: list[Bar],
     if args.quick:
         print('  --quick: nothing is saved, and the times mean nothing.')
     elif args.load > _BUSY:
-        print(f'  Others kept {args.load:.0%} of the cores busy at the start (load '
-              'average): nothing is saved. Run again on a quiet machine.')
+        print(f'  Others kept {args.load:.0%} of the cores busy at the start: nothing '
+              'is saved. Run again on a quiet machine.')
     else:
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f'{name}.json'
