@@ -49,15 +49,7 @@ def traced(problem: problems.Problem) -> None:
 
 def stacked(problem: problems.Problem) -> None:
     """One program that finds the layer by its index."""
-    def loss(params, batch, key):
-        del key
-        x, y, index = batch
-        x = layers.chain(problems.layer, params['stack'], params['own'], index, x)
-        return jnp.mean(jnp.square(x - y)), None
-
-    descent = cdgm.block_descent({
-        'own': cdgm.Block('own', loss, TX, ephemeral=True),
-        'frozen': cdgm.Block('stack', loss, optax.set_to_zero(), ephemeral=True)})
+    descent = problems.stacked_descent(TX)
 
     def step(stack, index):
         state = descent.init({'own': layers.take(stack, index), 'stack': stack})

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from cdgm import losses, models
+import cdgm
+from cdgm import layers, losses, models
 
 LAYERS, WIDTH, CHAIN_BATCH = 16, 512, 256
 NAMES = tuple(f'layer{i}' for i in range(LAYERS))
@@ -79,3 +81,16 @@ def gan() -> Problem:
     return Problem(model.init(key), {
         'discriminator': partial(losses.discriminator_loss, **nets),
         'generator': partial(losses.generator_loss, **nets)}, batch, key)
+
+
+def stacked_descent(tx: optax.GradientTransformation) -> cdgm.Descent:
+    """The chain as a stack of layers, of which 'own' is the active one by its index."""
+    def loss(params, batch, key):
+        del key
+        x, y, index = batch
+        x = layers.chain(layer, params['stack'], params['own'], index, x)
+        return jnp.mean(jnp.square(x - y)), None
+
+    return cdgm.block_descent({
+        'own': cdgm.Block('own', loss, tx, ephemeral=True),
+        'frozen': cdgm.Block('stack', loss, optax.set_to_zero(), ephemeral=True)})

@@ -13,7 +13,7 @@ import optax
 from jax import lax
 
 import cdgm
-from benchmarks import measure, problems
+from benchmarks import measure, problems, step_cost
 from benchmarks.measure import Bar, Program
 from cdgm import layers
 
@@ -24,15 +24,7 @@ RUN = 50  # steps of the scanned run
 
 def joint(problem: problems.Problem) -> Program:
     """Plain optax."""
-    loss = next(iter(problem.losses.values()))
-
-    def step(state):
-        params, opt_state = state
-        grads = jax.grad(lambda p: loss(p, problem.batch, problem.key)[0])(params)
-        updates, opt_state = TX.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
-
-    return measure.program(step, (problem.params, TX.init(problem.params)))
+    return step_cost.plain(problem, next(iter(problem.losses.values())), TX)
 
 
 def descent_of(problem: problems.Problem, ephemeral: bool = False) -> cdgm.Descent:
@@ -78,15 +70,7 @@ def visited(problem: problems.Problem, *, shared: bool) -> Program:
 
 def visited_by_index(problem: problems.Problem) -> Program:
     """The same visits by one program, which finds the layer by a traced index."""
-    def loss(params, batch, key):
-        del key
-        x, y, index = batch
-        x = layers.chain(problems.layer, params['stack'], params['own'], index, x)
-        return jnp.mean(jnp.square(x - y)), None
-
-    descent = cdgm.block_descent({
-        'own': cdgm.Block('own', loss, TX, ephemeral=True),
-        'frozen': cdgm.Block('stack', loss, optax.set_to_zero(), ephemeral=True)})
+    descent = problems.stacked_descent(TX)
 
     def sweep(stack):
         def visit(index, stack):
