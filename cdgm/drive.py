@@ -26,7 +26,7 @@ from jax import lax
 from cdgm import blocks as trees
 from cdgm.blocks import Params
 from cdgm.descent import Descent, DescentState, StepInfo
-from cdgm.schedules import Schedule
+from cdgm.schedules import Schedule, check_num_blocks
 from cdgm.selection.rule import Rule, Seen, from_schedule
 
 
@@ -159,10 +159,7 @@ def _check(rule, names) -> None:
     if not isinstance(rule, Rule):
         raise TypeError(f'the rule is a {type(rule).__name__}; give a Rule or a '
                         'Schedule.')
-    if rule.num_blocks != len(names):
-        listed = ', '.join(repr(name) for name in names)
-        raise ValueError(f'the rule is written for {rule.num_blocks} blocks, and there '
-                         f'are {len(names)}: {listed}. Give it one entry a block.')
+    check_num_blocks(rule, names)
 
 
 def _mean_signal(signal) -> jax.Array:

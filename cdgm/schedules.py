@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -181,10 +182,10 @@ def phases(parts: Sequence[tuple[Schedule, int | None]]) -> Schedule:
     return Schedule(select, sizes.pop(), schedules[-1].period)
 
 
-def check_num_blocks(schedule: Schedule, names: Sequence[str]) -> None:
-    """Raise a ValueError if a schedule is written for another number of blocks."""
-    if schedule.num_blocks != len(names):
+def check_num_blocks(choice: Any, names: Sequence[str]) -> None:
+    """Raise a ValueError if a schedule or rule is written for other blocks."""
+    if choice.num_blocks != len(names):
         listed = ', '.join(repr(name) for name in names)
         raise ValueError(
-            f'the schedule is written for {schedule.num_blocks} blocks, and there are '
-            f'{len(names)}: {listed}. Give it one entry a block.')
+            f'the {type(choice).__name__.lower()} is written for {choice.num_blocks} '
+            f'blocks, and there are {len(names)}: {listed}. Give it one entry a block.')
