@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 
 import cdgm
+from experiments.block_sweeps import Sweeps
 from experiments.study import Study
-from experiments.sweeps import Sweeps
 
 
 class Sums(NamedTuple):

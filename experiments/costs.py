@@ -8,8 +8,8 @@ import numpy as np
 
 import cdgm
 from cdgm.explain import program_cost
+from experiments.block_sweeps import sweeps_in_order
 from experiments.study import Study
-from experiments.sweeps import sweeps_in_order
 
 
 class Costs(NamedTuple):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import checkpoint, preemption
+from experiments.block_sweeps import choose_sweeps
 from experiments.checkpoint import Checkpoint
 from experiments.chunks import Carry, FirstBad, Sums, chunk_of
 from experiments.costs import count_costs
@@ -20,7 +21,6 @@ from experiments.launch import DivergedError
 from experiments.progress import Progress
 from experiments.run_folder import RunFolder, read_rows
 from experiments.study import Study
-from experiments.sweeps import choose_sweeps
 
 # A run writes about so many rows of metrics, whatever its length.
 _ROWS = 100

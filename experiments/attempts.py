@@ -1,0 +1,121 @@
+"""What has become of a run: one line an attempt's beginning and one its end.
+
+    RUN/attempts.jsonl   {"began": …, "host": …, "pid": …, "sweep": …}
+                         {"ended": …, "outcome": "failed", "kind": …, "reason": …}
+                         {"retry": …}   a person wants it tried again
+
+A run is *pending* until it has begun, *running* while a process holds its lease,
+*preempted* when that process left or died, *failed* when another attempt would be of no
+use, and *done* when its manifest has its digests.
+
+    kind of failure   setting    a flag has a value that the model refuses
+                      data       the data are missing or damaged
+                      disk       the disk refuses to write
+                      memory     there is not enough of it
+                      diverged   a loss is not finite
+                      crash      any other error; its trace is in RUN/crash.txt
+                      killed     its process died so often, without getting further
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import lease
+
+# So many deaths of its process at one place are the run's own doing.
+_DEATHS = 5
+
+
+class State(NamedTuple):
+    """What has become of a run.
+
+    Attributes:
+      name: pending, running, preempted, failed or done.
+      kind: of a failure.
+      reason: for a failure, one line.
+      attempts: how many have begun.
+    """
+
+    name: str
+    kind: str = ''
+    reason: str = ''
+    attempts: int = 0
+
+
+def began(run: Path, sweep: int) -> None:
+    """Note that this process goes on with a run from a sweep."""
+    _add(run, {'began': _now(), 'host': socket.gethostname(), 'pid': os.getpid(),
+               'sweep': sweep})
+
+
+def ended(run: Path, outcome: str, kind: str = '', reason: str = '') -> None:
+    """Note how this process's attempt ended: done, preempted or failed."""
+    _add(run, {'ended': _now(), 'outcome': outcome,
+               **({'kind': kind, 'reason': reason} if kind else {})})
+
+
+def retry(run: Path) -> None:
+    """Note that a failed run is to be tried again."""
+    _add(run, {'retry': _now()})
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """Read the lines; one that a dying process left incomplete is passed over."""
+    lines = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (run / 'attempts.jsonl').read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+    return lines
+
+
+def read_manifest(run: Path) -> dict[str, Any] | None:
+    """Read what is known of a run; None before it has begun."""
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads((run / 'manifest.json').read_text())
+    return None
+
+
+def state_of(run: Path) -> State:
+    """Read what has become of a run."""
+    lines = read(run)
+    count = sum('began' in line for line in lines)
+    if 'digests' in (read_manifest(run) or {}):
+        return State('done', attempts=count)
+    if lease.is_held(run):
+        return State('running', attempts=count)
+    if not lines or 'retry' in lines[-1]:
+        return State('pending', attempts=count)
+    last = lines[-1]
+    if last.get('outcome') == 'failed':
+        return State('failed', last['kind'], last['reason'], count)
+    deaths = _deaths_in_place(lines)
+    if deaths >= _DEATHS:
+        return State('failed', 'killed', f'its process died {deaths} times at sweep '
+                     f'{last["sweep"]}', count)
+    return State('preempted', attempts=count)
+
+
+def _deaths_in_place(lines: list[dict[str, Any]]) -> int:
+    """Attempts, the last ones, that began at one sweep and have no end."""
+    deaths = 0
+    for line in reversed(lines):
+        if line.get('sweep') != lines[-1].get('sweep') or 'began' not in line:
+            break
+        deaths += 1
+    return deaths
+
+
+def _add(run: Path, line: dict[str, Any]) -> None:
+    # One write, so that lines of two processes do not mix.
+    with open(run / 'attempts.jsonl', 'ab', buffering=0) as file:
+        file.write(json.dumps(line).encode() + b'\n')
+
+
+def _now() -> str:
+    return time.strftime('%Y-%m-%dT%H:%M:%S%z')

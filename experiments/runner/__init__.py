@@ -1,0 +1,1 @@
+"""Run sweeps: many trials, each once, on one machine or on a cluster."""
