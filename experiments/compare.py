@@ -8,12 +8,13 @@ between the evaluations on either side.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cdgm.metrics import mean_and_error
+from cdgm.metrics import Estimate
 from experiments import launch
 from experiments.launch import SettingError
 from experiments.run_folder import read_rows
@@ -77,13 +78,62 @@ def compare(curves: dict[str, Curve]) -> Comparison:
         {name: read(c, c.gflop, gflop) for name, c in curves.items()})
 
 
+def pool(curves: Sequence[tuple[np.ndarray, np.ndarray]]
+         ) -> tuple[np.ndarray, np.ndarray]:
+    """Bring curves to all of their points, where all of them reach.
+
+    Args:
+      curves: x float[T] that never falls, values float[T, S]; T and S of each its own.
+
+    Returns:
+      x float[T], and values float[T, S] with the seeds of all curves.
+
+    >>> pool([(np.array([0., 2.]), np.array([[0.], [4.]])),
+    ...       (np.array([0., 1.]), np.array([[6.], [5.]]))])
+    (array([0., 1.]), array([[0., 6.], [2., 5.]]))
+    """
+    every = np.unique(np.concatenate([x for x, _ in curves]))
+    shared = every[(every >= max(x[0] for x, _ in curves))
+                   & (every <= min(x[-1] for x, _ in curves))]
+    return shared, np.stack([np.interp(shared, x, seed) for x, values in curves
+                             for seed in values.T], axis=1)
+
+
+def final_loss(rows: list[dict[str, Any]]) -> float:
+    """Mean training loss over blocks, seeds and the last tenth of a run's rows."""
+    trained = [row['loss'] for row in rows if row.get('loss')]
+    last = trained[-len(trained) // 10:]
+    return float(np.mean([np.mean(loss) for losses in last
+                          for loss in losses.values()])) if last else float('nan')
+
+
+def over_seeds(values) -> Estimate:
+    """As `cdgm.metrics.mean_and_error`, but a report takes no device from the runs.
+
+    Args:
+      values: float[S, ...].
+
+    Returns:
+      Estimate of float64[...] each; the error is NaN when S = 1.
+
+    >>> mean, error = over_seeds([1., 2., 3., 4.])
+    >>> float(mean), round(float(error), 4)
+    (2.5, 0.6455)
+    """
+    values = np.asarray(values, float)
+    with np.errstate(all='ignore'):  # of a loss that diverged, or of one seed
+        mean = values.mean(axis=0)
+        variance = ((values - mean) ** 2).sum(axis=0) / np.float64(len(values) - 1)
+        return Estimate(mean, np.sqrt(variance / len(values)))
+
+
 def mean_error(values: np.ndarray, digits: int = 2) -> str:
     """Write a mean over seeds with its standard error.
 
     >>> mean_error(np.array([1., 2., 3.]))
     '2.00 ± 0.58'
     """
-    mean, error = mean_and_error(values)
+    mean, error = over_seeds(values)
     spread = f' ± {error:.{digits}f}' if len(values) > 1 else ''
     return f'{mean:.{digits}f}{spread}'
 

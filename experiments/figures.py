@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt  # noqa: E402  after the choice of backend
 import numpy as np  # noqa: E402
 
 from cdgm.metrics import mean_and_error  # noqa: E402
+from experiments.compare import over_seeds, pool  # noqa: E402
 from experiments.run_folder import RunFolder, read_rows  # noqa: E402
 
 # Colours that are told apart without seeing red and green (Okabe & Ito 2008).
@@ -54,20 +55,26 @@ def band(axes, x, values, label: str) -> None:
       values: float[T, S].
       label: in the legend.
     """
-    mean, error = mean_and_error(np.asarray(values).T)
+    mean, error = over_seeds(np.asarray(values).T)
     line, = axes.plot(x, mean, label=label)
     if np.shape(values)[1] > 1:
         axes.fill_between(x, mean - error, mean + error, color=line.get_color(),
                           alpha=0.25, linewidth=0)
 
 
-def training_losses(axes, rows) -> None:
-    """Draw the training loss of every block; a rule may leave one out of a row."""
-    trained = [row for row in rows if 'loss' in row]
-    for name in sorted({name for row in trained for name in row['loss']}):
-        mine = [row for row in trained if name in row['loss']]
-        band(axes, [row['sweep'] for row in mine],
-             [row['loss'][name] for row in mine], name)
+def training_losses(axes, *runs) -> None:
+    """Draw the training loss of every block; a rule may leave one out of a row.
+
+    Args:
+      axes: of matplotlib.
+      *runs: rows of each; the mean is over the seeds of all runs.
+    """
+    for name in sorted({name for rows in runs for row in rows
+                        for name in row.get('loss', ())}):
+        mine = [[row for row in rows if name in row.get('loss', ())] for rows in runs]
+        band(axes, *pool([(np.array([row['sweep'] for row in rows]),
+                           np.array([row['loss'][name] for row in rows]))
+                          for rows in mine if rows]), name)
     axes.set_xlabel('sweeps')
     axes.legend()
 
