@@ -22,10 +22,16 @@ import json
 import os
 import socket
 import time
+import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cdgm.data import DataError
 from experiments import lease
+from experiments.launch import DivergedError, SettingError, StorageError
+
+_KINDS = {'setting': SettingError, 'data': DataError, 'diverged': DivergedError,
+          'disk': (StorageError, OSError), 'memory': MemoryError}
 
 # So many deaths of its process at one place are the run's own doing.
 _DEATHS = 5
@@ -57,6 +63,30 @@ def ended(run: Path, outcome: str, kind: str = '', reason: str = '') -> None:
     """Note how this process's attempt ended: done, preempted or failed."""
     _add(run, {'ended': _now(), 'outcome': outcome,
                **({'kind': kind, 'reason': reason} if kind else {})})
+
+
+def failed(run: Path, error: Exception) -> None:
+    """Note that an error ended an attempt; keep the trace of an unforeseen one."""
+    kind = kind_of(error)
+    if kind == 'crash':
+        (run / 'crash.txt').write_text(''.join(traceback.format_exception(error)))
+    reason = ' '.join(str(error).split())
+    ended(run, 'failed', kind, reason if kind != 'crash' else
+          f'{type(error).__name__}: {reason}')
+
+
+def kind_of(error: Exception) -> str:
+    """Name the kind of a failure."""
+    for kind, types in _KINDS.items():
+        if isinstance(error, types):
+            return kind
+    # XLA has no type of its own for it.
+    return 'memory' if 'RESOURCE_EXHAUSTED' in str(error) else 'crash'
+
+
+def is_over(run: Path) -> bool:
+    """Say whether the end of the last attempt is noted."""
+    return 'ended' in (read(run) or [{}])[-1]
 
 
 def retry(run: Path) -> None:

@@ -3,7 +3,7 @@
 Minibatches are slices of a fresh permutation every epoch. The random numbers of a sweep
 depend on its number alone, so that the length of the chunks does not change a result.
 
-Shapes   S seeds, U updates a sweep, N images, M minibatches an epoch, B batch size.
+Shapes   N seeds, U updates a sweep, M minibatches an epoch, B batch size.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jax import lax
 
 import cdgm
 from experiments.block_sweeps import Sweeps
-from experiments.study import Study
+from experiments.study import Given, Study
 
 
 class Sums(NamedTuple):
@@ -23,8 +23,8 @@ class Sums(NamedTuple):
 
     Attributes:
       count: int32[blocks], updates.
-      loss: float[S, blocks].
-      aux: block name -> sums of what its loss reports, float[S, ...].
+      loss: float[N, blocks].
+      aux: block name -> sums of what its loss reports, float[N, ...].
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
@@ -33,11 +33,10 @@ class Sums(NamedTuple):
 
 
 class FirstBad(NamedTuple):
-    """Where a loss was first not finite: int32[] each; sweep -1 where all were."""
+    """Where a seed's loss was first not finite: int32[N]; sweep -1 where all were."""
 
     sweep: jax.Array
     block: jax.Array
-    seed: jax.Array
 
 
 class Carry(NamedTuple):
@@ -46,7 +45,7 @@ class Carry(NamedTuple):
     Attributes:
       state: of the sweeps.
       sums: since they were last cleared.
-      bad: the first loss of all that was not finite.
+      bad: the first loss of each seed that was not finite.
     """
 
     state: Any
@@ -58,12 +57,12 @@ class Chunk(NamedTuple):
     """Pure functions that run several sweeps.
 
     Attributes:
-      init: state -> Carry.
-      run: (Carry, images, start, stop) -> Carry. The numbers of the first and the last
-        sweep are traced, so one program serves all.
+      init: (state, images, Given[N]) -> Carry.
+      run: (Carry, images, Given[N], start, stop) -> Carry. The numbers of the first and
+        the last sweep are traced, so one program serves all.
     """
 
-    init: Callable[[Any], Carry]
+    init: Callable[[Any, jax.Array, Given], Carry]
     run: Callable[..., Carry]
 
 
@@ -75,13 +74,13 @@ def chunk_of(study: Study, sweeps: Sweeps, longest: int) -> Chunk:
       sweeps: how.
       longest: sweeps in a call at most.
     """
-    num_blocks = len(study.descent.blocks)
+    num_blocks = len(study.blocks)
     size, per_epoch = study.batch_size, study.minibatches_per_epoch
     per_sweep = study.minibatches_per_sweep
     epochs = longest * per_sweep // per_epoch + 2
 
-    def orders(start):
-        """Images of the epochs that a chunk touches, int32[S, epochs, M, B]."""
+    def orders(keys, start):
+        """Images of the epochs that a chunk touches, int32[N, epochs, M, B]."""
         touched = start * per_sweep // per_epoch + jnp.arange(epochs)
 
         def order(key, epoch):
@@ -89,8 +88,7 @@ def chunk_of(study: Study, sweeps: Sweeps, longest: int) -> Chunk:
             shuffled = jax.random.permutation(key, len(study.images))
             return shuffled[:per_epoch * size].reshape(per_epoch, size)
 
-        return jax.vmap(lambda key: jax.vmap(lambda e: order(key, e))(touched))(
-            study.keys)
+        return jax.vmap(lambda key: jax.vmap(lambda e: order(key, e))(touched))(keys)
 
     def minibatches(images, order, key, sweep, start):
         """One seed's minibatches of a sweep and their keys."""
@@ -101,26 +99,28 @@ def chunk_of(study: Study, sweeps: Sweeps, longest: int) -> Chunk:
         pixels, noise = jax.random.split(key, (2, per_sweep))
         return jax.vmap(study.prepare)(chosen, pixels), noise
 
-    def one_sweep(state, images, order, sweep, start):
+    def one_sweep(state, images, given, order, sweep, start):
         batches, keys = jax.vmap(
             lambda order, key: minibatches(images, order, key, sweep, start))(
-                order, study.keys)
-        state, infos = sweeps.sweep(state, batches, keys)
+                order, given.key)
+        state, infos = sweeps.sweep(state, batches, keys, given)
         return state, _sum(infos, num_blocks), _find_bad(infos, sweep)
 
-    def init(state):
-        def first(state):
+    def init(state, images, given):
+        def first(state, images, given):
             start = jnp.zeros((), jnp.int32)
-            return one_sweep(state, study.images, orders(start), start, start)
+            return one_sweep(state, images, given, orders(given.key, start), start,
+                             start)
 
-        _, sums, bad = jax.eval_shape(first, state)
+        _, sums, bad = jax.eval_shape(first, state, images, given)
         return Carry(state, _filled(sums, 0), _filled(bad, -1))
 
-    def run(carry, images, start, stop):
-        order = orders(start)
+    def run(carry, images, given, start, stop):
+        order = orders(given.key, start)
 
         def body(sweep, carry):
-            state, more, found = one_sweep(carry.state, images, order, sweep, start)
+            state, more, found = one_sweep(carry.state, images, given, order, sweep,
+                                           start)
             return Carry(state, jax.tree.map(jnp.add, carry.sums, more),
                          _first(carry.bad, found))
 
@@ -134,19 +134,18 @@ def _filled(form, value):
 
 
 def _sum(infos: cdgm.StepInfo, num_blocks: int) -> Sums:
-    moved = jax.nn.one_hot(infos.block, num_blocks, dtype=bool)  # [S, U, blocks]
+    moved = jax.nn.one_hot(infos.block, num_blocks, dtype=bool)  # [N, U, blocks]
     return Sums(count=jnp.sum(moved[0], axis=0),
                 loss=jnp.sum(jnp.where(moved, infos.loss[..., None], 0), axis=1),
                 aux=jax.tree.map(lambda x: jnp.nansum(x, axis=1), infos.aux))
 
 
 def _find_bad(infos: cdgm.StepInfo, sweep) -> FirstBad:
-    bad = ~jnp.isfinite(infos.loss).T  # [U, S]
-    where = jnp.argmax(bad)
-    update, seed = where // bad.shape[1], where % bad.shape[1]
-    found = FirstBad(sweep, infos.block[0, update], seed)
+    bad = ~jnp.isfinite(infos.loss)  # [N, U]
+    block = jnp.take_along_axis(infos.block, jnp.argmax(bad, 1)[:, None], 1)[:, 0]
     return jax.tree.map(
-        lambda x: jnp.where(bad.any(), x, -1).astype(jnp.int32), found)
+        lambda x: jnp.where(bad.any(1), x, -1).astype(jnp.int32),
+        FirstBad(sweep, block))
 
 
 def _first(earlier: FirstBad, later: FirstBad) -> FirstBad:

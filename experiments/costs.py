@@ -9,7 +9,7 @@ import numpy as np
 import cdgm
 from cdgm.explain import program_cost
 from experiments.block_sweeps import sweeps_in_order
-from experiments.study import Study
+from experiments.study import Given, Study
 
 
 class Costs(NamedTuple):
@@ -36,38 +36,48 @@ class Costs(NamedTuple):
         return float((self.step + self.probe) @ np.asarray(updates))
 
 
-def count_costs(study: Study) -> Costs:
-    """Compile what a sweep is made of, and read off its FLOPs."""
-    descent, updates, choice = study.descent, study.order.updates, study.order.choice
-    key, none = study.keys[0], np.zeros(len(descent.blocks))
-    state = jax.eval_shape(lambda key: descent.init(study.init(key)), key)
-    batch = jax.eval_shape(study.prepare, study.images[:study.batch_size], key)
+def count_costs(study: Study, given: Given) -> Costs:
+    """Compile what a sweep is made of, and read off its FLOPs.
+
+    Args:
+      study: what is trained.
+      given: of one seed, or what it is like.
+    """
+    updates, choice = study.order.updates, study.order.choice
+    none = np.zeros(len(study.blocks))
+    state = jax.eval_shape(
+        lambda key, hyper: study.descent(hyper).init(study.init(key)), *given)
+    batch = jax.eval_shape(study.prepare, study.images[:study.batch_size], given.key)
     if choice is None and len(set(updates)) == len(updates):
         def stack(tree, *axes):
             return jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), tree)
 
-        states = stack(state, 1)
-        data = stack((batch, key), 1, study.minibatches_per_sweep)
-        whole = flops_of_program(sweeps_in_order(study).sweep, states, *data)
+        each = 1, study.minibatches_per_sweep
+        whole = flops_of_program(sweeps_in_order(study).sweep, stack(state, 1),
+                                 *stack((batch, given.key), *each), stack(given, 1))
         return Costs(whole, none, none)
     step = np.array([flops_of_program(
-        lambda state, batch, key, name=name: descent.step(state, batch, key, name),
-        state, batch, key) for name in descent.blocks])
-    probe = sum((_probe_cost(descent, kind, step, state.params, batch, key) / every
+        lambda state, batch, given, name=name: study.descent(given.hyper).step(
+            state, batch, given.key, name), state, batch, given)
+        for name in study.blocks])
+    probe = sum((_probe_cost(study, kind, step, state.params, batch, given) / every
                  for kind, every in (choice.probes if choice else ())), none)
     return Costs(0., step, probe)
 
 
-def _probe_cost(descent, kind: str, step: np.ndarray, *arguments) -> np.ndarray:
+def _probe_cost(study: Study, kind: str, step: np.ndarray, *arguments) -> np.ndarray:
     """FLOPs of a probe after a step of each block."""
     if kind == 'secant':
         return 2 * step
     if kind == 'grad_norms':
         return np.full_like(step, flops_of_program(
-            lambda *given: cdgm.block_grad_norms(descent, *given), *arguments))
-    return np.array([flops_of_program(lambda *given, block=block: block.loss(*given)[0],
-                                      *arguments) for block in descent.blocks.values()])
+            lambda params, batch, given: cdgm.block_grad_norms(
+                study.descent(given.hyper), params, batch, given.key), *arguments))
+    return np.array([flops_of_program(
+        lambda params, batch, given, name=name: study.descent(given.hyper).blocks[
+            name].loss(params, batch, given.key)[0], *arguments)
+        for name in study.blocks])
 
 
 def flops_of_program(function: Callable, *arguments) -> float:

@@ -13,6 +13,7 @@ smooth, without which these nets, having no normalisation, collapse to one image
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +22,9 @@ from absl import flags
 
 import cdgm
 from cdgm import losses, metrics, models
-from cdgm.data import load
-from experiments import figures, launch, run_folder, settings
-from experiments.study import Study
-from experiments.training import train
+from cdgm.data import Dataset
+from experiments import figures, launch, settings, trials
+from experiments.study import Experiment, Study
 
 BLOCKS = ('discriminator', 'generator')
 
@@ -54,55 +54,55 @@ def define_flags(values: flags.FlagValues) -> None:
                        lower_bound=0., upper_bound=1., **own)
 
 
-def main(values: flags.FlagValues) -> None:
-    """Train, evaluate and draw."""
-    keys = jax.vmap(jax.random.key)(values.seed + jnp.arange(values.seeds))
-    order = settings.read_order(values, BLOCKS, jax.random.key(values.seed),
-                                whole=('simultaneous',))
-    data = load(values.dataset, values.data_dir)
-    sweeps = settings.read_sweeps(values, len(data.train.images))
-    folder = run_folder.create(f'gan-{values.dataset}-{values.order}', values,
-                               {'data': data.sha256})
+def traced(values: flags.FlagValues) -> tuple[str, ...]:
+    """Flags that only change numbers; without R1 there is no program to give it to."""
+    return ('seed', 'learning_rate', *(['r1'] if values.r1 else []))
 
+
+def hyper(values: flags.FlagValues) -> dict[str, Any]:
+    """What the study is given beside the seed."""
+    return {'rates': _order(values).rates, **({'r1': values.r1} if values.r1 else {})}
+
+
+def study(values: flags.FlagValues, data: Dataset) -> Study:
+    """The model, the losses of its players, and their blocks."""
     model = models.gan(data.train.images.shape[1:], values.latent, values.widths,
                        values.channels)
     nets = {'generate': model.generate, 'discriminate': model.discriminate,
             'latent_size': values.latent, 'loss': losses.GAN_LOSSES[values.loss]}
-    loss = {'discriminator': partial(losses.discriminator_loss, **nets),
-            'generator': partial(losses.generator_loss, **nets)}
-    if values.r1:
-        loss['discriminator'] = penalised(loss['discriminator'], model, values.r1)
-    descent = cdgm.block_descent({
-        name: cdgm.Block(name, loss[name],
-                         optax.adam(order.rates[name], b1=values.beta1))
-        for name in BLOCKS})
+
+    def descent(hyper):
+        loss = {'discriminator': partial(losses.discriminator_loss, **nets),
+                'generator': partial(losses.generator_loss, **nets)}
+        if 'r1' in hyper:
+            loss['discriminator'] = penalised(loss['discriminator'], model, hyper['r1'])
+        return cdgm.block_descent({
+            name: cdgm.Block(name, loss[name],
+                             optax.adam(hyper['rates'][name], b1=values.beta1))
+            for name in BLOCKS})
 
     latent = jax.random.normal(jax.random.key(0), (_SAMPLES, values.latent))
     test = jnp.asarray(data.test.images[:_SAMPLES])
     test = test.reshape(len(test), -1)
     bandwidth = metrics.median_bandwidth(test[::2], test[1::2])
 
-    def evaluate(params):
-        def distance(params):
-            samples = model.generate(params, latent).reshape(_SAMPLES, -1)
-            return metrics.mmd2(samples, test, bandwidth)
-        return {'mmd2': jax.vmap(distance)(params)}
+    def evaluate(params, hyper):
+        samples = model.generate(params, latent).reshape(_SAMPLES, -1)
+        return {'mmd2': metrics.mmd2(samples, test, bandwidth)}
 
-    params = train(Study(
-        init=model.init, descent=descent, order=order,
+    generate = jax.jit(model.generate)
+
+    def draw(folder, params):
+        figures.grid(folder / 'samples.png', generate(params, latent[:64]))
+
+    return Study(
+        init=model.init, descent=descent, order=_order(values),
         images=jnp.asarray(data.train.images), prepare=lambda images, key: images,
-        evaluate=evaluate, batch_size=values.batch_size,
-        fresh=values.fresh_minibatches, keys=keys),
-        sweeps, values.evaluations, folder, 'gan', values.checkpoint_every,
-        values.preempt_latency)
-    folder.save_params(params)
-    first = jax.tree.map(lambda x: x[0], params)
-    figures.grid(folder.path / 'samples.png', model.generate(first, latent[:64]))
-    figures.conclude(folder)
-    folder.finish()
+        evaluate=evaluate, draw=draw, batch_size=values.batch_size,
+        fresh=values.fresh_minibatches)
 
 
-def penalised(loss: cdgm.LossFn, model: models.GAN, strength: float) -> cdgm.LossFn:
+def penalised(loss: cdgm.LossFn, model: models.GAN, strength) -> cdgm.LossFn:
     """Add R1, gamma/2 E|grad D(x)|^2 over the batch, to a discriminator's loss."""
     def with_r1(params, batch, key):
         value, terms = loss(params, batch, key)
@@ -111,6 +111,13 @@ def penalised(loss: cdgm.LossFn, model: models.GAN, strength: float) -> cdgm.Los
 
     return with_r1
 
+
+def _order(values: flags.FlagValues) -> settings.Order:
+    return settings.read_order(values, BLOCKS, whole=('simultaneous',))
+
+
+EXPERIMENT = Experiment('gan', define_flags, traced, hyper, study)
+main = partial(trials.main, EXPERIMENT)
 
 if __name__ == '__main__':
     launch.run(define_flags, main, __doc__)

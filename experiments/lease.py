@@ -70,6 +70,8 @@ class Lease:
 
     def give_back(self) -> None:
         """Let others take it."""
+        if self._over.is_set():
+            return
         self._over.set()
         if self.held():
             with contextlib.suppress(OSError):

@@ -4,6 +4,7 @@
     nothing to save         the process leaves at once, be it in the midst of compiling
     the bound has passed    it leaves all the same, with its last checkpoint
     a second INT            it leaves at once: status 130
+    nothing left to do      it ends as if not asked
 
 Python runs a signal's handler between two lines of Python, which compiling and XLA's
 loops keep away for long; so a thread is woken through a pipe and decides.
@@ -16,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -43,8 +44,10 @@ class _Place(NamedTuple):
     over: bool = False
 
 
-_place = _Place('preempted at sweep 0; run the same command again to continue')
+_START = _Place('preempted at sweep 0; run the same command again to continue')
+_place = _START
 _requested = threading.Event()
+_farewells: list[Callable[[], None]] = []
 
 
 @contextlib.contextmanager
@@ -92,6 +95,28 @@ def finished() -> None:
     _place = _place._replace(over=True)
 
 
+def starting() -> None:
+    """Note that another run begins; leave if the process was asked to meanwhile.
+
+    Raises:
+      PreemptedError: it was.
+    """
+    global _place
+    _place = _START
+    if _requested.is_set():
+        leave()
+
+
+@contextlib.contextmanager
+def said(farewell: Callable[[], None]) -> Iterator[None]:
+    """Have something said when the process leaves because it was asked to."""
+    _farewells.append(farewell)
+    try:
+        yield
+    finally:
+        _farewells.remove(farewell)
+
+
 def leave() -> NoReturn:
     """Leave, everything being saved.
 
@@ -114,12 +139,14 @@ def _attend(reader: int, latency: float) -> None:
         interrupts += received.count(signal.SIGINT)
         if interrupts > 1:
             _exit(_INTERRUPTED, 'interrupted twice')
+        _requested.set()
         if _place.over:
             deadline = None
         elif late or _place.safe:
+            for farewell in _farewells:
+                farewell()
             _exit(PREEMPTED, _place.message)
         else:
-            _requested.set()
             deadline = deadline or time.monotonic() + latency
 
 

@@ -29,11 +29,11 @@ class Choice(NamedTuple):
     """How the blocks of a run are chosen.
 
     Attributes:
-      build: relative cost of a step of each block -> the schedule or rule.
+      build: (relative cost of a step of each block, PRNG key) -> the schedule or rule.
       probes: what it evaluates beside the steps.
     """
 
-    build: Callable[[Sequence[float]], cdgm.Schedule | cdgm.Rule]
+    build: Callable[[Sequence[float], jax.Array], cdgm.Schedule | cdgm.Rule]
     probes: tuple[Probe, ...] = ()
 
 
@@ -41,35 +41,34 @@ NAMES = ('shuffled', 'uniform', 'gauss_southwell', 'gauss_southwell_lipschitz',
          'importance', 'bandit', 'plateau', 'aggressive')
 
 
-def choices(visits: Sequence[int], key: jax.Array, refresh: int) -> dict[str, Choice]:
+def choices(visits: Sequence[int], refresh: int) -> dict[str, Choice]:
     """Every choice but the order as it stands.
 
     Args:
       visits: updates of each block in a sweep; rules that learn their own shares do
         not use it.
-      key: PRNG key of the choices.
       refresh: steps between two probes of a rule.
     """
     size = len(visits)
     return {
-        'shuffled': Choice(lambda costs: cdgm.shuffled(visits, key)),
-        'uniform': Choice(lambda costs: cdgm.uniform(
+        'shuffled': Choice(lambda costs, key: cdgm.shuffled(visits, key)),
+        'uniform': Choice(lambda costs, key: cdgm.uniform(
             size, key, [count / sum(visits) for count in visits])),
         'gauss_southwell': Choice(
-            lambda costs: cdgm.gauss_southwell(size, refresh=refresh),
+            lambda costs, key: cdgm.gauss_southwell(size, refresh=refresh),
             (Probe('grad_norms', refresh),)),
         'gauss_southwell_lipschitz': Choice(
-            lambda costs: cdgm.gauss_southwell(size, refresh=refresh,
-                                               lipschitz='estimated'),
+            lambda costs, key: cdgm.gauss_southwell(size, refresh=refresh,
+                                                    lipschitz='estimated'),
             (Probe('grad_norms', refresh), Probe('secant', refresh))),
         'importance': Choice(
-            lambda costs: cdgm.importance(size, key, refresh=refresh),
+            lambda costs, key: cdgm.importance(size, key, refresh=refresh),
             (Probe('secant', refresh),)),
-        'bandit': Choice(lambda costs: cdgm.bandit(costs, key, refresh=refresh),
+        'bandit': Choice(lambda costs, key: cdgm.bandit(costs, key, refresh=refresh),
                          (Probe('decrease', refresh),)),
-        'plateau': Choice(lambda costs: cdgm.plateau(
+        'plateau': Choice(lambda costs, key: cdgm.plateau(
             size, patience=refresh, max_steps=10 * refresh)),
         # Without a signal it stays aggressive to the end.
-        'aggressive': Choice(lambda costs: cdgm.aggressive(
+        'aggressive': Choice(lambda costs, key: cdgm.aggressive(
             size, inner=0, outer=1, window=refresh)),
     }

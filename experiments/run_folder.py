@@ -1,15 +1,18 @@
 """The folder of a run, which says all that is known of it.
 
-    flags.txt       every flag, re-loadable with --flagfile=RUN/flags.txt
-    env.json        versions, commit, device, cores, command, hashes of the data
-    metrics.jsonl   one row a chunk of training; arrays have one entry a seed
-    checkpoints/    while the run is not complete: where to go on, see `checkpoint`
-    params.npz      the final parameters, leaf path -> array with a leading seed axis
-    *.png           figures
+    flags.txt         every flag, re-loadable with --flagfile=RUN/flags.txt
+    manifest.json     command, versions, commit, device, cores, hash of the data; when
+                      the run is complete, its attempts and the digests of its numbers
+    uncommitted.diff  what the code had beside its commit, if anything
+    attempts.jsonl    what became of it, see `attempts`
+    metrics.jsonl     one row a chunk of training; arrays have one entry a seed
+    checkpoints/      while the run is not complete: where to go on, see `checkpoint`
+    params.npz        the final parameters, leaf path -> array with a leading seed axis
+    *.png             figures
 """
 
 import contextlib
-import fcntl
+import functools
 import hashlib
 import itertools
 import json
@@ -31,14 +34,12 @@ from absl import flags
 
 import cdgm
 from cdgm.blocks import leaf_path
-from experiments import preemption
-from experiments.launch import SettingError, serialise
+from experiments import attempts, preemption
+from experiments.launch import SettingError, StorageError, serialise
+from experiments.lease import Lease, TakenError
+from experiments.settings import FREE
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy')
-
-
-# Flags that leave the numbers as they are.
-_FREE = ('run_dir', 'data_dir', 'checkpoint_every', 'preempt_latency')
 
 # What of the environment decides how XLA rounds.
 _ROUNDS = ('versions', 'device', 'cores', 'xla_flags')
@@ -49,12 +50,12 @@ class RunFolder(NamedTuple):
 
     Attributes:
       path: of the folder.
-      lock: descriptor of the file that keeps other processes out; None for a folder
-        that was not made by `create`.
+      lease: what keeps other processes out; None for a folder that was not made by
+        `create`.
     """
 
     path: Path
-    lock: int | None = None
+    lease: Lease | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -99,14 +100,68 @@ class RunFolder(NamedTuple):
             return False
         return True
 
+    def begin(self, sweep: int) -> None:
+        """Note that an attempt goes on from a sweep."""
+        if self.lease is not None:
+            attempts.began(self.path, sweep)
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Note how an attempt ends, unless `finish` did, and let others go on."""
+        def preempted():
+            if not attempts.is_over(self.path):
+                attempts.ended(self.path, 'preempted')
+            self.lease.give_back()
+
+        try:
+            with preemption.said(preempted):
+                yield
+        except preemption.PreemptedError:
+            preempted()
+            raise
+        except Exception as error:
+            # Where the disk refuses, it refuses this line too.
+            with contextlib.suppress(OSError):
+                if not attempts.is_over(self.path):
+                    attempts.failed(self.path, error)
+            raise
+        finally:
+            self.lease.give_back()
+
     def finish(self) -> None:
         """Declare the run complete and drop its checkpoints."""
+        if self.lease is not None and not self.lease.held():
+            raise StorageError(f'run folder {self.path} was taken over by another '
+                               'process while this one gave no sign of life.')
         preemption.finished()
+        manifest = attempts.read_manifest(self.path)
+        count = sum('began' in line for line in attempts.read(self.path))
+        _write_json(self.path / 'manifest.json', {
+            **manifest, 'attempts': count, 'digests': digests(self.path)})
+        attempts.ended(self.path, 'done')
         if self.checkpoints.exists():
-            # Renamed first: half a folder of checkpoints would be a run to go on with.
-            shutil.rmtree(self.checkpoints.rename(self.path / '.checkpoints'))
-        if self.lock is not None:
-            os.close(self.lock)
+            shutil.rmtree(self.checkpoints)
+
+
+def digests(path: Path) -> dict[str, str]:
+    """Digests of a run's numbers: its parameters and, but for time, its metrics."""
+    params = hashlib.sha256()
+    with np.load(path / 'params.npz') as leaves:
+        for name, leaf in sorted(leaves.items()):
+            params.update(f'{name} {leaf.dtype} {leaf.shape}\n'.encode())
+            params.update(leaf.tobytes())
+    rows = [{**row, 'seconds': None} for row in read_rows(path)]
+    return {'params': params.hexdigest(),
+            'metrics': hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file, or leave the old one, whatever happens."""
+    writing = path.with_name(f'.{path.name}')
+    with open(writing, 'w') as file:
+        file.write(json.dumps(content, indent=1) + '\n')
+        _sync(file)
+    os.replace(writing, path)
 
 
 def _plain(value):
@@ -137,60 +192,67 @@ def load_params(path: Path) -> dict[str, Any]:
     return tree
 
 
-def create(name: str, values: flags.FlagValues, facts: dict[str, Any]) -> RunFolder:
+def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any]
+           ) -> RunFolder:
     """Make the folder of a run and write what is known before it starts.
 
     A folder of a run that is not complete is taken over, if the run is the same.
 
     Args:
-      name: of the run, if the flag `run_dir` names no folder: the first free one of
-        runs/NAME, runs/NAME-2, … What is no letter or digit becomes a dash.
+      experiment: its name; without the flag `run_dir` the folder is the first free one
+        of runs/EXPERIMENT-DATASET-ORDER, and this with -2, -3, …
       values: the flags.
-      facts: what `env.json` holds beside the versions and the device.
+      facts: what the manifest holds beside the versions and the device.
 
     Raises:
       SettingError: the folder holds a complete run or one with other flags or data, it
         is another process's, or it cannot be written.
     """
-    path = Path(values.run_dir or Path('runs') / re.sub(r'\W+', '-', name))
-    environment = {**_environment(), **facts}
+    path = Path(values.run_dir or Path('runs') / re.sub(
+        r'\W+', '-', f'{experiment}-{values.dataset}-{values.order}'))
+    manifest = {'experiment': experiment, **_environment(), **facts}
     with _writing(path):
         if values.run_dir:
             path.mkdir(parents=True, exist_ok=True)
         else:
             path = new_folder(path)
-        if not (path / 'checkpoints').exists() and (path / 'metrics.jsonl').exists():
-            raise SettingError(f'run folder {path} holds a run already; give another '
-                               '--run_dir, or move it away.')
-        (path / 'checkpoints').mkdir(exist_ok=True)
-        folder = RunFolder(path, _lock(path))
-        if (path / 'metrics.jsonl').exists():
-            _check_same(path, values, environment, facts)
-        else:
-            (path / 'flags.txt').write_text(serialise(values))
-            (path / 'env.json').write_text(json.dumps(environment, indent=1) + '\n')
-    return folder
+        try:
+            lease = Lease(path)
+        except TakenError as error:
+            raise SettingError(f'run folder {path} is being written by {error}; give '
+                               'another --run_dir, or wait for it.') from None
+        try:
+            _open(path, values, manifest, facts)
+        except BaseException:
+            lease.give_back()
+            raise
+    return RunFolder(path, lease)
 
 
-def _lock(path: Path) -> int:
-    """Keep other processes out, until this one ends."""
-    descriptor = os.open(path / 'checkpoints' / 'lock', os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        os.close(descriptor)
-        raise SettingError(f'run folder {path} is being written by another process; '
-                           'give another --run_dir, or wait for it.') from None
-    return descriptor
+def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],
+          facts: Iterable[str]) -> None:
+    """Begin a run in a folder, or see that the one there is the same."""
+    before = attempts.read_manifest(path)
+    if before is None and (path / 'metrics.jsonl').exists() or 'digests' in (
+            before or {}):
+        raise SettingError(f'run folder {path} holds a run already; give another '
+                           '--run_dir, or move it away.')
+    if before is not None:
+        _check_same(path, values, before, manifest, facts)
+        return
+    (path / 'flags.txt').write_text(serialise(values))
+    if manifest['uncommitted']:
+        (path / 'uncommitted.diff').write_text(_diff() or '')
+    _write_json(path / 'manifest.json', manifest)
 
 
-def _check_same(path: Path, values: flags.FlagValues, environment: dict[str, Any],
-                facts: Iterable[str]) -> None:
+def _check_same(path: Path, values: flags.FlagValues, before: dict[str, Any],
+                manifest: dict[str, Any], facts: Iterable[str]) -> None:
     """Refuse to go on with a run of other flags or data; tell of other machines."""
     there = _by_name((path / 'flags.txt').read_text())
     here = _by_name(serialise(values))
     differ = sorted(name for name in {*there, *here}
-                    if name not in _FREE and there.get(name) != here.get(name))
+                    if name not in FREE and there.get(name) != here.get(name))
     if differ:
         then, now = (' '.join(line for name in differ for line in lines.get(name, ()))
                      for lines in (there, here))
@@ -198,11 +260,10 @@ def _check_same(path: Path, values: flags.FlagValues, environment: dict[str, Any
             f'run folder {path} holds an interrupted run with other flags (then '
             f'{then or "none"}, now {now or "none"}); give the same, or another '
             '--run_dir.')
-    before = json.loads((path / 'env.json').read_text())
     for name in (*facts, *_ROUNDS):
-        if before.get(name) == environment[name]:
+        if before.get(name) == manifest[name]:
             continue
-        change = f'{name} was {before.get(name)} and is now {environment[name]}'
+        change = f'{name} was {before.get(name)} and is now {manifest[name]}'
         if name in facts:
             raise SettingError(f'run folder {path} holds an interrupted run whose '
                                f'{change}; give another --run_dir.')
@@ -244,15 +305,22 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _environment() -> dict[str, Any]:
-    device = jax.devices()[0]
     return {
         'command': [Path(sys.argv[0]).name, *sys.argv[1:]],
-        'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
+        'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'), **_machine()}
+
+
+@functools.cache
+def _machine() -> dict[str, Any]:
+    """What does not change as long as the process lives."""
+    device = jax.devices()[0]
+    return {
         'python': platform.python_version(),
         'versions': {'cdgm': cdgm.__version__,
                      **{name: metadata.version(name) for name in _PACKAGES}},
         'commit': _git('rev-parse', 'HEAD'),
         'uncommitted': bool(_git('status', '--porcelain', '--untracked-files=no')),
+        'host': platform.node(),
         'device': device.device_kind,
         'platform': device.platform,
         'devices': jax.device_count(),
@@ -260,6 +328,11 @@ def _environment() -> dict[str, Any]:
         else os.cpu_count(),
         'xla_flags': os.environ.get('XLA_FLAGS', ''),
     }
+
+
+@functools.cache
+def _diff() -> str | None:
+    return _git('diff', 'HEAD')
 
 
 def _git(*arguments: str) -> str | None:

@@ -10,6 +10,9 @@ from experiments import rules
 from experiments.launch import SettingError
 from experiments.orders import WHOLE, parse_order, parse_per_block
 
+# Flags that leave the numbers as they are.
+FREE = ('run_dir', 'data_dir', 'checkpoint_every', 'preempt_latency', 'tensorboard')
+
 
 def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
                  batch_size: int, epochs: float, fresh_minibatches: bool) -> None:
@@ -58,16 +61,18 @@ class Order(NamedTuple):
 
     Attributes:
       updates: names, one an update of a sweep; ('joint',) or ('simultaneous',).
+      blocks: names of all blocks that there are.
       rates: block name -> Adam step size.
       choice: of the blocks, or None where the updates stand as they are.
     """
 
     updates: tuple[str, ...]
+    blocks: tuple[str, ...]
     rates: dict[str, float]
     choice: rules.Choice | None
 
 
-def read_order(values: flags.FlagValues, blocks: tuple[str, ...], key,
+def read_order(values: flags.FlagValues, blocks: tuple[str, ...],
                whole: tuple[str, ...] = WHOLE) -> Order:
     """Read `--order`, `--learning_rate` and `--schedule` together.
 
@@ -78,13 +83,13 @@ def read_order(values: flags.FlagValues, blocks: tuple[str, ...], key,
     names = ('joint',) if updates == ('joint',) else blocks
     rates = _parse('learning_rate', parse_per_block, values, names)
     if values.schedule == 'cyclic':
-        return Order(updates, rates, None)
+        return Order(updates, names, rates, None)
     if updates[0] in WHOLE:
         raise SettingError(f'--schedule={values.schedule} chooses among blocks, and '
                            f'--order={values.order} moves all of them; name blocks.')
     visits = [updates.count(name) for name in blocks]
-    return Order(updates, rates,
-                 rules.choices(visits, key, values.refresh)[values.schedule])
+    return Order(updates, names, rates,
+                 rules.choices(visits, values.refresh)[values.schedule])
 
 
 def _parse(name: str, parser: Callable, values: flags.FlagValues, *arguments):

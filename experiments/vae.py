@@ -11,6 +11,7 @@ decoder; the encoder's forward pass serves both.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,9 @@ from absl import flags
 
 import cdgm
 from cdgm import losses, metrics, models
-from cdgm.data import binarize, load
-from experiments import figures, launch, run_folder, settings
-from experiments.study import Study
-from experiments.training import train
+from cdgm.data import Dataset, binarize
+from experiments import figures, launch, settings, trials
+from experiments.study import Experiment, Study
 
 BLOCKS = ('encoder', 'decoder')
 
@@ -47,63 +47,76 @@ def define_flags(values: flags.FlagValues) -> None:
                        lower_bound=1e-6, **own)
 
 
-def main(values: flags.FlagValues) -> None:
-    """Train, evaluate and draw."""
-    keys = jax.vmap(jax.random.key)(values.seed + jnp.arange(values.seeds))
-    order = settings.read_order(values, BLOCKS, jax.random.key(values.seed))
-    data = load(values.dataset, values.data_dir)
-    sweeps = settings.read_sweeps(values, len(data.train.images))
-    folder = run_folder.create(f'vae-{values.dataset}-{values.order}', values,
-                               {'data': data.sha256})
+def traced(values: flags.FlagValues) -> tuple[str, ...]:
+    """Flags that only change numbers."""
+    return 'seed', 'learning_rate', 'beta', 'sigma'
 
+
+def hyper(values: flags.FlagValues) -> dict[str, Any]:
+    """What the study is given beside the seed."""
+    return {'rates': _order(values).rates, 'beta': values.beta, 'sigma': values.sigma}
+
+
+def study(values: flags.FlagValues, data: Dataset) -> Study:
+    """The model, its loss, and its two blocks."""
+    order = _order(values)
     model = models.vae(data.train.images.shape[1:], values.latent, values.hidden)
     bernoulli = values.likelihood == 'bernoulli'
-    loss = partial(
-        losses.neg_elbo, encode=model.encode, decode=model.decode, beta=values.beta,
-        num_samples=values.samples, log_likelihood=losses.bernoulli_log_likelihood
-        if bernoulli else partial(losses.gaussian_log_likelihood, sigma=values.sigma))
-    leaves = {'joint': ''} if order.updates == ('joint',) else {b: b for b in BLOCKS}
-    descent = cdgm.block_descent({
-        name: cdgm.Block(selector, loss, optax.adam(order.rates[name]))
-        for name, selector in leaves.items()})
+
+    def loss(hyper):
+        return partial(
+            losses.neg_elbo, encode=model.encode, decode=model.decode,
+            beta=hyper['beta'], num_samples=values.samples,
+            log_likelihood=losses.bernoulli_log_likelihood if bernoulli else partial(
+                losses.gaussian_log_likelihood, sigma=hyper['sigma']))
+
+    def descent(hyper):
+        shared = loss(hyper)  # one loss, not two alike: blocks that share it share work
+        leaves = {'joint': ''} if order.blocks == ('joint',) else {b: b for b in BLOCKS}
+        return cdgm.block_descent({
+            name: cdgm.Block(selector, shared, optax.adam(hyper['rates'][name]))
+            for name, selector in leaves.items()})
 
     test_key = jax.random.key(0)  # one noise for every run, so that runs compare
     test = jnp.asarray(data.test.images)
     if bernoulli:
         test = binarize(test, test_key)
 
-    def evaluate(params):
-        return {'neg_elbo': jax.vmap(lambda params: metrics.dataset_neg_elbo(
-            params, test, test_key, neg_elbo=loss, batch_size=500).mean)(params)}
+    def evaluate(params, hyper):
+        return {'neg_elbo': metrics.dataset_neg_elbo(
+            params, test, test_key, neg_elbo=loss(hyper), batch_size=500).mean}
 
-    params = train(Study(
+    @jax.jit
+    def pictures(params):
+        """Samples from the prior, and images with their reconstructions."""
+        def pixels(latent):
+            decoded = model.decode(params, latent)
+            return jax.nn.sigmoid(decoded) if bernoulli else decoded
+
+        latent = jax.random.normal(jax.random.key(0), (64, model.latent_size))
+        mean, _ = model.encode(params, test[:32])
+        pairs = jnp.stack([test[:32], pixels(mean)], axis=1)
+        return pixels(latent), pairs.reshape(-1, *test.shape[1:])
+
+    def draw(folder, params):
+        samples, pairs = pictures(params)
+        figures.grid(folder / 'samples.png', samples)
+        figures.grid(folder / 'reconstructions.png', pairs)
+
+    return Study(
         init=model.init, descent=descent, order=order,
         images=jnp.asarray(data.train.images),
         prepare=binarize if bernoulli else lambda images, key: images,
-        evaluate=evaluate, batch_size=values.batch_size,
-        fresh=values.fresh_minibatches, keys=keys),
-        sweeps, values.evaluations, folder, 'vae', values.checkpoint_every,
-        values.preempt_latency)
-    folder.save_params(params)
-    draw(folder, model, jax.tree.map(lambda x: x[0], params), test, bernoulli)
-    figures.conclude(folder)
-    folder.finish()
+        evaluate=evaluate, draw=draw, batch_size=values.batch_size,
+        fresh=values.fresh_minibatches)
 
 
-def draw(folder: run_folder.RunFolder, model: models.VAE, params, test: jax.Array,
-         bernoulli: bool) -> None:
-    """Draw the first seed's samples from the prior and reconstructions."""
-    def pixels(latent):
-        decoded = model.decode(params, latent)
-        return jax.nn.sigmoid(decoded) if bernoulli else decoded
+def _order(values: flags.FlagValues) -> settings.Order:
+    return settings.read_order(values, BLOCKS)
 
-    latent = jax.random.normal(jax.random.key(0), (64, model.latent_size))
-    figures.grid(folder.path / 'samples.png', pixels(latent))
-    mean, _ = model.encode(params, test[:32])
-    pairs = jnp.stack([test[:32], pixels(mean)], axis=1)
-    figures.grid(folder.path / 'reconstructions.png',
-                 pairs.reshape(-1, *test.shape[1:]), 'image and reconstruction in turn')
 
+EXPERIMENT = Experiment('vae', define_flags, traced, hyper, study)
+main = partial(trials.main, EXPERIMENT)
 
 if __name__ == '__main__':
     launch.run(define_flags, main, __doc__)

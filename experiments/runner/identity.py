@@ -1,0 +1,45 @@
+"""What makes a run the one that it is: its experiment, its flags, the code's numbers.
+
+    id = first 16 hexadecimal digits of sha256 over [SCHEMA, experiment, {flag: value}]
+
+Defaults count, spelled out or not. How a number is written, the order of the flags and
+the flags in `FREE` do not.
+"""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from absl import flags
+
+# Raise it when equal flags come to give other numbers: another initialisation, another
+# use of the keys, another evaluation, a bug mended. Every run is then a new one, and
+# results so far belong to no sweep. Leave it for what keeps the numbers, and for a new
+# flag, which enters every identity itself unless its default is None.
+SCHEMA = 1
+
+# Flags that leave the numbers as they are: where a run is, and its manners.
+FREE = ('run_dir', 'data_dir', 'checkpoint_every', 'preempt_latency', 'tensorboard')
+
+
+def identity(experiment: str, values: flags.FlagValues) -> str:
+    """Return the identity of a run, 16 hexadecimal digits."""
+    meaning = {name: _canonical(values[name].value) for name in values
+               if name not in (*FREE, 'help') and values[name].value is not None}
+    text = json.dumps([SCHEMA, experiment, meaning], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> Any:
+    """Write the numbers within text in one way, as in decoder=1e-3 and decoder=.001."""
+    if not isinstance(value, str):
+        return value
+    return re.sub('[^,=]+', lambda part: _number(part[0].strip()), value)
+
+
+def _number(text: str) -> str:
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text

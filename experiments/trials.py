@@ -1,0 +1,106 @@
+"""From flags to a complete run: the data, the study, training, pictures, the manifest.
+
+Runs whose flags differ only in what is traced share a `Bench`, on which everything is
+loaded and compiled once.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+from absl import flags
+
+from cdgm.data import load
+from experiments import attempts, figures, preemption, run_folder, settings
+from experiments.launch import DivergedError
+from experiments.group import Run
+from experiments.progress import Progress
+from experiments.run_folder import RunFolder
+from experiments.study import Experiment
+from experiments.training import Pace, Trainer
+
+
+class Bench(NamedTuple):
+    """What runs share that differ only in what is traced.
+
+    Attributes:
+      experiment: theirs.
+      trainer: with the compiled programs.
+      facts: of the data.
+      sweeps: how long they are.
+    """
+
+    experiment: Experiment
+    trainer: Trainer
+    facts: dict[str, str]
+    sweeps: int
+
+
+def set_up(experiment: Experiment, values: flags.FlagValues) -> Bench:
+    """Load the data and build the study.
+
+    Raises:
+      SettingError: flags do not go together.
+      DataError: the data are missing or damaged.
+    """
+    given = experiment.given(values)
+    data = load(values.dataset, values.data_dir)
+    sweeps = settings.read_sweeps(values, len(data.train.images))
+    trainer = Trainer(experiment.study(values, data), sweeps, values.evaluations,
+                      jax.tree.map(lambda x: x[0], given))
+    return Bench(experiment, trainer, {'data': data.sha256}, sweeps)
+
+
+def main(experiment: Experiment, values: flags.FlagValues) -> None:
+    """Make the run of a command.
+
+    Raises:
+      SettingError: flags do not go together, or the folder is not free.
+      DataError: the data are missing or damaged.
+      DivergedError: a loss is not finite.
+      PreemptedError: the process was asked to leave.
+    """
+    bench = set_up(experiment, values)
+    folder = open_folder(bench, values)
+    error, = run(bench, [values], [folder], Progress(experiment.name, bench.sweeps))
+    if error:
+        raise error
+
+
+def open_folder(bench: Bench, values: flags.FlagValues) -> RunFolder:
+    """Make the folder of a run, or take over what an interrupted one left."""
+    return run_folder.create(bench.experiment.name, values, bench.facts)
+
+
+def run(bench: Bench, all_values: Sequence[flags.FlagValues],
+        folders: Sequence[RunFolder], progress: Progress
+        ) -> list[DivergedError | None]:
+    """Make runs side by side, or go on with a single one.
+
+    Returns:
+      For each run what ended it before it was complete, or None.
+
+    Raises:
+      PreemptedError: the process was asked to leave.
+    """
+    trainer, pace = bench.trainer, Pace(all_values[0].checkpoint_every,
+                                        all_values[0].preempt_latency)
+    with contextlib.ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(folder.attempt())
+        with progress:
+            results = trainer.train(
+                [Run(folder, bench.experiment.given(values))
+                 for folder, values in zip(folders, all_values)], pace, progress)
+        for number, (folder, params) in enumerate(zip(folders, results)):
+            if number:
+                preemption.starting()
+            if isinstance(params, DivergedError):
+                attempts.failed(folder.path, params)
+            else:
+                folder.save_params(params)
+                trainer.study.draw(folder.path, jax.tree.map(lambda x: x[0], params))
+                figures.conclude(folder)
+                folder.finish()
+    return [end if isinstance(end, DivergedError) else None for end in results]
