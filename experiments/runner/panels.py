@@ -6,6 +6,7 @@ page's: dark on light, light on dark.
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import figures
-from experiments.compare import over_seeds, pool, read_curve
+from experiments.compare import pool, read_curve
 
 # The rows of one run: its metrics.
 Rows = list[dict[str, Any]]
@@ -26,7 +27,11 @@ _STYLE = (f'<style>svg{{color:{_INK}}}@media screen and (prefers-color-scheme:da
 _LOOK = {
     'svg.fonttype': 'none', 'svg.hashsalt': 'cdgm', 'savefig.bbox': None,
     'text.color': _INK, 'axes.labelcolor': _INK, 'axes.edgecolor': _INK,
-    'xtick.color': _INK, 'ytick.color': _INK}
+    'xtick.color': _INK, 'ytick.color': _INK, 'grid.color': '#8a94a6',
+    'grid.alpha': 0.2}
+
+# From this ratio of the highest to the lowest value on, an axis is logarithmic.
+_WIDE = 5
 
 _ALONG = {'sweep': 'sweeps', 'gflop': 'GFLOP a seed', 'seconds': 'seconds a seed'}
 
@@ -41,28 +46,23 @@ def curves(rows: Sequence[Sequence[Rows]], metric: str) -> dict[str, bytes]:
     Returns:
       What it is drawn against -> SVG.
     """
-    pooled = {along: [pool([(_axis(run, along), read_curve(run, metric).values)
-                            for run in runs]) for runs in rows] for along in _ALONG}
-
     def draw(axes, along):
-        for x, values in pooled[along]:
-            figures.band(axes, x, values, '')
+        for runs in rows:
+            figures.band(axes, *pool([
+                (_axis(run, along), read_curve(run, metric).values)
+                for run in runs]), '')
         axes.set_xlabel(_ALONG[along])
 
     return dict(zip(_ALONG.values(), _panels(
-        [lambda axes, along=along: draw(axes, along) for along in _ALONG],
-        [values for _, values in pooled['sweep']])))
+        [partial(draw, along=along) for along in _ALONG], guides=1)))
 
 
 def losses(rows: Sequence[Sequence[Rows]]) -> list[bytes]:
     """Draw the training loss of each block, a panel a row of the table."""
-    trained = [pool([(np.arange(len(one)), np.array([[np.mean(loss[name])]
-                                                     for loss in one]))])[1]
-               for runs in rows for one in [
-                   [row['loss'] for row in run if row.get('loss')] for run in runs]
-               for name in sorted({name for loss in one for name in loss})]
-    return _panels([lambda axes, runs=runs: figures.training_losses(axes, *runs)
-                    for runs in rows], trained)
+    def draw(axes, runs):
+        figures.training_losses(axes, *runs)
+
+    return _panels([partial(draw, runs=runs) for runs in rows], guides=len(rows))
 
 
 def _axis(run: Rows, along: str) -> np.ndarray:
@@ -70,3 +70,47 @@ def _axis(run: Rows, along: str) -> np.ndarray:
     x = np.array([row[along] for row in tested], float)
     # The clock runs for all seeds of a run.
     return x / len(next(iter(tested[0]['test'].values()))) if along == 'seconds' else x
+
+
+def _panels(draws: Sequence[Callable[[Axes], None]], guides: int) -> list[bytes]:
+    """Draw panels with one y-axis, which the lines of the first `guides` ones set."""
+    with plt.rc_context(_LOOK):
+        drawn = [Figure(figsize=(3.7, 2.6), layout='constrained') for _ in draws]
+        panels = [figure.subplots() for figure in drawn]
+        for axes, draw in zip(panels, draws):
+            draw(axes)
+        _share_y(panels, [line.get_ydata() for axes in panels[:guides]
+                          for line in axes.lines])
+        return [_svg(figure) for figure in drawn]
+
+
+def _share_y(panels: Sequence[Axes], lines: Sequence[np.ndarray]) -> None:
+    """Give panels one y-axis, logarithmic where the lines fall far.
+
+    Their first tenth, of training from scratch, would flatten all that follows.
+    """
+    values = np.concatenate([np.asarray(line, float)[-(-len(line) // 10):]
+                             for line in lines] or [[]])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return
+    low, high = values.min(), values.max()
+    logarithmic = low > 0 and high > _WIDE * low
+    margin = 0.06 * (np.log(high / low) if logarithmic else high - low)
+    for axes in panels:
+        if logarithmic:
+            axes.set_yscale('log')
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:g}'))
+            axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+            axes.set_ylim(low * np.exp(-margin), high * np.exp(margin))
+        elif margin:
+            axes.set_ylim(low - margin, high + margin)
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format='svg', transparent=True, metadata={
+        'Date': None, 'Creator': None, 'Format': None, 'Type': None})
+    text = buffer.getvalue().replace(_INK, 'currentColor')
+    return text.replace('<defs>', _STYLE + '<defs>', 1).encode()

@@ -18,7 +18,6 @@ import numpy as np
 
 from experiments import attempts
 from experiments.compare import compare, final_loss, over_seeds, read_curve
-from experiments.launch import SettingError
 from experiments.run_folder import read_rows
 from experiments.runner.sweep import Sweep, Table, Trial
 
@@ -94,18 +93,15 @@ def read_runs(sweep: Sweep, folder: Path) -> dict[str, Run]:
 
 
 def results(table: Table, runs: dict[str, Run]) -> Results:
-    """Find the numbers of a table.
-
-    Raises:
-      SettingError: a run has no such metric.
-    """
+    """Find the numbers of a table."""
     rows = [{variant: [runs[name] for name in names]
              for variant, names in row.variants.items()} for row in table.rows]
     tried = [{variant: (_training_loss(mine), len(_done(mine)), len(mine))
               for variant, mine in row.items()} for row in rows]
     variants = [min(row, key=lambda variant: _rank(*row[variant])) for row in tried]
     done = [_done(row[variant]) for row, variant in zip(rows, variants)]
-    curves = {run.trial.id: _curve(run, table.metric) for mine in done for run in mine}
+    curves = {run.trial.id: read_curve(run.rows, table.metric)
+              for mine in done for run in mine}
     equal = compare(curves) if curves else None
     return Results(table, tuple(
         _line(row.name, variant, losses, mine, equal)
@@ -140,14 +136,6 @@ def _training_loss(runs: Sequence[Run]) -> float:
 
 def _rank(loss: float, done: int, _) -> tuple[float, int]:
     return (loss if loss == loss else math.inf), -done
-
-
-def _curve(run: Run, metric: str):
-    found = run.rows[0]['test']
-    if metric not in found:
-        raise SettingError(f'a table shows the metric {metric!r}, which {run.folder} '
-                           f'has not; it has {", ".join(sorted(found))}.')
-    return read_curve(run.rows, metric)
 
 
 def best(column: Sequence[np.ndarray]) -> list[bool]:
