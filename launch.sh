@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # cdgm's one launcher. It makes its own environment, once, in .venv.
 #
-#   ./launch.sh              the main job: VAE and GAN on digits, then report.html
+#   ./launch.sh              the main job, ./launch.sh quickstart: VAE and GAN on digits
+#   ./launch.sh SWEEP ...    run what is left of experiments/sweeps/SWEEP.toml, or of a
+#                            file SWEEP.toml, and write its report; with status, retry,
+#                            report, --dry_run or --help what they say
+#   ./launch.sh MODULE ...   python -m experiments.MODULE ..., as in ./launch.sh vae
 #   ./launch.sh test [...]   lint, types and tests; arguments go to pytest
 #   ./launch.sh bench [...]  every benchmark, side by side with PyTorch and others
-#   ./launch.sh MODULE ...   python -m experiments.MODULE ..., as in ./launch.sh vae
 #
 # PYTHON=... chooses the interpreter (3.11 or later).
 set -euo pipefail
@@ -39,10 +42,8 @@ set_up() {
   touch "$stamp"
 }
 
-case "${1:-}" in
-  '')
-    set_up experiments
-    exec .venv/bin/python -m experiments.quickstart ;;
+[ $# -gt 0 ] || set -- quickstart
+case "$1" in
   test)
     shift
     set_up test
@@ -54,15 +55,20 @@ case "${1:-}" in
     set_up bench
     exec .venv/bin/python -m benchmarks "$@" ;;
   -h | --help | help)
-    sed -n '2,10s/^# \{0,1\}//p' "$0" ;;
+    sed -n '2,13s/^# \{0,1\}//p' "$0" ;;
+  *.toml)
+    # Named from where the caller is.
+    [[ -e $1 ]] || set -- "$OLDPWD/$1" "${@:2}"
+    set_up experiments
+    exec .venv/bin/python -m experiments.runner "$@" ;;
   *)
-    if ! grep -qs "__name__ == '__main__'" "experiments/$1.py" "experiments/$1/__main__.py"
+    if [ -e "experiments/sweeps/$1.toml" ]; then
+      set -- runner "$@"
+    elif ! grep -qs "__name__ == '__main__'" "experiments/$1.py" "experiments/$1/__main__.py"
     then
-      echo "error: there is no experiment '$1'; see ./launch.sh --help" >&2
+      echo "error: there is no sweep and no experiment '$1'; see ./launch.sh --help" >&2
       exit 2
     fi
-    module=$1
-    shift
     set_up experiments
-    exec .venv/bin/python -m "experiments.$module" "$@" ;;
+    exec .venv/bin/python -m "experiments.$1" "${@:2}" ;;
 esac

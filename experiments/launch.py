@@ -61,21 +61,24 @@ def parse(define_flags: Callable[[flags.FlagValues], None],
 
 
 def run(define_flags: Callable[[flags.FlagValues], None],
-        main: Callable[[flags.FlagValues], None], about: str | None) -> None:
+        main: Callable[[flags.FlagValues], None], about: str | None,
+        arguments: Sequence[str] | None = None, grace: float = 0.) -> None:
     """Run an experiment with the arguments of this process.
 
     Args:
       define_flags: adds the experiment's flags to a `FlagValues`.
       main: runs it.
       about: what `--help` says above the flags.
+      arguments: in place of those of this process.
+      grace: seconds to leave beyond `--preempt_latency`.
     """
     with one_line_errors():
-        values = parse(define_flags, sys.argv[1:])
+        values = parse(define_flags, sys.argv[1:] if arguments is None else arguments)
         if values.help:
             print(about, values.get_help(prefix='  '), sep='\n')
         else:
             keep_compiled_programs()
-            with (preemption.heeded(values.preempt_latency)
+            with (preemption.heeded(values.preempt_latency + grace)
                   if 'preempt_latency' in values else contextlib.nullcontext()):
                 main(values)
 

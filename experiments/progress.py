@@ -13,9 +13,9 @@ class Progress:
     On a terminal it is one live line; elsewhere it prints a line each tenth of the way.
     """
 
-    def __init__(self, title: str, total: int):
+    def __init__(self, title: str, total: int, quiet: bool = False):
         self._title, self._total, self._done = title, total, 0
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, quiet=quiet)
         columns = rich.progress
         self._bar = columns.Progress(
             columns.TextColumn('{task.description}'),

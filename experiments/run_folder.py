@@ -45,6 +45,10 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy')
 _ROUNDS = ('versions', 'device', 'cores', 'xla_flags')
 
 
+class BusyError(SettingError):
+    """The folder holds a complete run, or another process writes it."""
+
+
 class RunFolder(NamedTuple):
     """A folder that this process writes.
 
@@ -205,8 +209,8 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any]
       facts: what the manifest holds beside the versions and the device.
 
     Raises:
-      SettingError: the folder holds a complete run or one with other flags or data, it
-        is another process's, or it cannot be written.
+      BusyError: the folder holds a complete run, or it is another process's.
+      SettingError: it holds one with other flags or data, or it cannot be written.
     """
     path = Path(values.run_dir or Path('runs') / re.sub(
         r'\W+', '-', f'{experiment}-{values.dataset}-{values.order}'))
@@ -219,8 +223,8 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any]
         try:
             lease = Lease(path)
         except TakenError as error:
-            raise SettingError(f'run folder {path} is being written by {error}; give '
-                               'another --run_dir, or wait for it.') from None
+            raise BusyError(f'run folder {path} is being written by {error}; give '
+                            'another --run_dir, or wait for it.') from None
         try:
             _open(path, values, manifest, facts)
         except BaseException:
@@ -235,8 +239,8 @@ def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],
     before = attempts.read_manifest(path)
     if before is None and (path / 'metrics.jsonl').exists() or 'digests' in (
             before or {}):
-        raise SettingError(f'run folder {path} holds a run already; give another '
-                           '--run_dir, or move it away.')
+        raise BusyError(f'run folder {path} holds a run already; give another '
+                        '--run_dir, or move it away.')
     if before is not None:
         _check_same(path, values, before, manifest, facts)
         return

@@ -10,17 +10,30 @@ from experiments import rules
 from experiments.launch import SettingError
 from experiments.orders import WHOLE, parse_order, parse_per_block
 
+# Flags that say how a run behaves, and a sweep's command hands to all its runs.
+MANNERS = ('data_dir', 'checkpoint_every', 'preempt_latency')
+
 # Flags that leave the numbers as they are.
-FREE = ('run_dir', 'data_dir', 'checkpoint_every', 'preempt_latency', 'tensorboard')
+FREE = ('run_dir', *MANNERS)
+
+
+def define_manners(values: flags.FlagValues) -> None:
+    """Define the flags of `MANNERS`."""
+    own = {'flag_values': values}
+    flags.DEFINE_string('data_dir', None, 'Folder that holds the data files already '
+                        '(or CDGM_DATA_DIR); otherwise they are downloaded.', **own)
+    flags.DEFINE_float('checkpoint_every', 60., 'Seconds from one checkpoint to the '
+                       'next.', lower_bound=0., **own)
+    flags.DEFINE_float('preempt_latency', 5., 'Seconds to save and leave within, when '
+                       'asked to by TERM, INT, USR1 or USR2.', lower_bound=0.1, **own)
 
 
 def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
                  batch_size: int, epochs: float, fresh_minibatches: bool) -> None:
     """Define the common flags; the arguments are the defaults that differ."""
+    define_manners(values)
     own = {'flag_values': values}
     flags.DEFINE_enum('dataset', 'digits', sorted(DATASETS), 'Images to model.', **own)
-    flags.DEFINE_string('data_dir', None, 'Folder that holds the data files already '
-                        '(or CDGM_DATA_DIR); otherwise they are downloaded.', **own)
     flags.DEFINE_string('order', order, 'Block updates of a sweep, as in '
                         'decoder,encoder or discriminator*5,generator; joint or '
                         'simultaneous moves everything at once.', **own)
@@ -50,10 +63,6 @@ def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
                          upper_bound=2 ** 31 - 1, **own)
     flags.DEFINE_string('run_dir', None, 'Folder of the run; a new one under runs/ '
                         'unless given. One that was interrupted goes on.', **own)
-    flags.DEFINE_float('checkpoint_every', 60., 'Seconds from one checkpoint to the '
-                       'next.', lower_bound=0., **own)
-    flags.DEFINE_float('preempt_latency', 5., 'Seconds to save and leave within, when '
-                       'asked to by TERM, INT, USR1 or USR2.', lower_bound=0.1, **own)
 
 
 class Order(NamedTuple):

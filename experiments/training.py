@@ -49,16 +49,22 @@ class Trainer:
       sweeps: how long.
       evaluations: evaluations after the one at the start, evenly spaced.
       given: what one seed is given, or what that is like.
+
+    Attributes:
+      study: what is trained.
+      sweeps: how long.
+      longest_call: sweeps in a call at most.
     """
 
     def __init__(self, study: Study, sweeps: int, evaluations: int, given: Given):
-        self.study, self._sweeps = study, sweeps
+        self.study, self.sweeps = study, sweeps
         self._tests = {round(sweeps * i / evaluations) for i in range(evaluations + 1)}
-        length = math.ceil(sweeps / _ROWS)
-        self._stops = sorted({*range(0, sweeps, length), sweeps, *self._tests})
+        self.longest_call = math.ceil(sweeps / _ROWS)
+        self._stops = sorted({*range(0, sweeps, self.longest_call), sweeps,
+                              *self._tests})
         self._costs = count_costs(study, given)
         self._how = choose_sweeps(study, self._costs.step)
-        chunk = chunk_of(study, self._how, length)
+        chunk = chunk_of(study, self._how, self.longest_call)
         self._chunk = jax.jit(chunk.run, donate_argnums=0)
         self._compiled: dict[int, jax.stages.Compiled] = {}
 

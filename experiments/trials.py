@@ -6,15 +6,15 @@ loaded and compiled once.
 
 import contextlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
 
 from cdgm.data import load
 from experiments import attempts, figures, preemption, run_folder, settings
-from experiments.launch import DivergedError
 from experiments.group import Run
+from experiments.launch import DivergedError
 from experiments.progress import Progress
 from experiments.run_folder import RunFolder
 from experiments.study import Experiment
@@ -27,14 +27,12 @@ class Bench(NamedTuple):
     Attributes:
       experiment: theirs.
       trainer: with the compiled programs.
-      facts: of the data.
-      sweeps: how long they are.
+      facts: what the manifest says of them: hashes of the data, number of sweeps.
     """
 
     experiment: Experiment
     trainer: Trainer
-    facts: dict[str, str]
-    sweeps: int
+    facts: dict[str, Any]
 
 
 def set_up(experiment: Experiment, values: flags.FlagValues) -> Bench:
@@ -49,7 +47,7 @@ def set_up(experiment: Experiment, values: flags.FlagValues) -> Bench:
     sweeps = settings.read_sweeps(values, len(data.train.images))
     trainer = Trainer(experiment.study(values, data), sweeps, values.evaluations,
                       jax.tree.map(lambda x: x[0], given))
-    return Bench(experiment, trainer, {'data': data.sha256}, sweeps)
+    return Bench(experiment, trainer, {'data': data.sha256, 'sweeps': sweeps})
 
 
 def main(experiment: Experiment, values: flags.FlagValues) -> None:
@@ -63,7 +61,8 @@ def main(experiment: Experiment, values: flags.FlagValues) -> None:
     """
     bench = set_up(experiment, values)
     folder = open_folder(bench, values)
-    error, = run(bench, [values], [folder], Progress(experiment.name, bench.sweeps))
+    progress = Progress(experiment.name, bench.facts['sweeps'])
+    error, = run(bench, [values], [folder], progress)
     if error:
         raise error
 

@@ -3,7 +3,7 @@
     id = first 16 hexadecimal digits of sha256 over [SCHEMA, experiment, {flag: value}]
 
 Defaults count, spelled out or not. How a number is written, the order of the flags and
-the flags in `FREE` do not.
+the flags that are `FREE` do not.
 """
 
 import hashlib
@@ -13,14 +13,13 @@ from typing import Any
 
 from absl import flags
 
+from experiments.settings import FREE
+
 # Raise it when equal flags come to give other numbers: another initialisation, another
 # use of the keys, another evaluation, a bug mended. Every run is then a new one, and
 # results so far belong to no sweep. Leave it for what keeps the numbers, and for a new
 # flag, which enters every identity itself unless its default is None.
 SCHEMA = 1
-
-# Flags that leave the numbers as they are: where a run is, and its manners.
-FREE = ('run_dir', 'data_dir', 'checkpoint_every', 'preempt_latency', 'tensorboard')
 
 
 def identity(experiment: str, values: flags.FlagValues) -> str:

@@ -23,7 +23,6 @@ hidden = [[64, 32], [128]] in zip or product.
 """
 
 import contextlib
-import importlib
 import itertools
 import json
 import os
@@ -35,18 +34,19 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import launch
 from experiments.launch import SettingError
 from experiments.orders import one_of
-from experiments.runner.identity import FREE, identity
+from experiments.runner import arguments, choices
+from experiments.runner.identity import identity
 
 # Experiment -> its test metrics.
 EXPERIMENTS = {'vae': ('neg_elbo',), 'gan': ('mmd2',)}
 
-# Key -> the type of what must be there, or what stands for it where it is absent.
+# Key -> the kind of what must be there, or what stands for it where it is absent.
 _SWEEP = {'title': str, 'about': '', 'table': list}
 _TABLE = {'title': str, 'about': '', 'experiment': str, 'metric': str, 'label': str,
           'tune': [], 'flags': {}, 'list': [{}], 'zip': {}, 'product': {}}
+_WITHIN = {'table': dict, 'tune': str, 'list': dict, 'zip': list, 'product': list}
 _KINDS = {str: "text, as in 'joint'", list: 'an array, as in [0, 1] or [[table]]',
           dict: 'a table, as in {epochs = 2}'}
 
@@ -151,20 +151,25 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
       SettingError: the file cannot be read, a key, flag or value is mistyped, or what
         is there does not go together.
     """
-    with _at(f'{path}'):
+    trials: dict[str, Trial] = {}
+    tables: dict[str, Table] = {}
+    with _at(str(path)):
         content = _complete(_parse(path), _SWEEP)
         replaced = _read_overrides(overrides)
-        trials: dict[str, Trial] = {}
-        tables: dict[str, Table] = {}
         for number, given in enumerate(content['table'], 1):
-            title = given.get('title', number) if isinstance(given, dict) else number
+            title = given.get('title', number)
             with _at(f'table {title!r}'):
-                table = _read_table(_complete(given, _TABLE), replaced, trials)
-                if tables.setdefault(table.title, table) is not table:
-                    raise ValueError(f'table {number} has this title too; give each '
+                table = _complete(given, _TABLE)
+                if title in tables:
+                    raise ValueError(f'table {number} has this title again; give each '
                                      'its own.')
-    return Sweep(path.stem, content['title'], content['about'], (*trials.values(),),
-                 (*tables.values(),))
+                runs = _runs(choices.replace(table, replaced))
+                tables[title] = Table(*(table[name] for name in Table._fields[:-1]),
+                                      _rows(runs, table))
+            trials |= {run.trial.id: run.trial for run in runs
+                       if run.trial.id not in trials}
+    return Sweep(path.stem, content['title'], content['about'],
+                 tuple(trials.values()), tuple(tables.values()))
 
 
 @contextlib.contextmanager
@@ -187,9 +192,137 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ValueError(f'is not TOML: {error}; mend it there.') from None
 
 
-def _complete(given: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+def _complete(given: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Check the keys of a table and the kinds of its values; add what it leaves out."""
-    for key, value in [('table', given), *given.items()] if isinstance(
-            given, dict) else [('table', given)]:
-        pass
+    for key, value in given.items():
+        example = wanted[one_of('key', key, tuple(wanted))]
+        _expect(key, value, example if isinstance(example, type) else type(example))
+        if key in _WITHIN:
+            for one in value.values() if isinstance(value, dict) else value:
+                _expect(f'an entry of {key}', one, _WITHIN[key])
+    for key, kind in wanted.items():
+        if isinstance(kind, type) and key not in given:
+            raise ValueError(f'{key} is missing; make it {_KINDS[kind]}.')
     return {**wanted, **given}
+
+
+def _expect(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind) or value == []:
+        raise ValueError(f'{name} is {value!r:.60}; make it {_KINDS[kind]}.')
+
+
+def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    replaced: dict[str, list[str]] = {}
+    for override in overrides:
+        name, equals, value = override.partition('=')
+        if not equals:
+            raise ValueError(f'{override!r} replaces nothing; write it as epochs=2.')
+        replaced.setdefault(name, []).append(value)
+    return {name: values if values[1:] else values[0]
+            for name, values in replaced.items()}
+
+
+class _Run(NamedTuple):
+    """A trial, the name of its list entry or '', and its flags as given and as read."""
+
+    trial: Trial
+    name: str
+    choice: dict[str, Any]
+    values: flags.FlagValues
+
+
+def _runs(table: dict[str, Any]) -> list[_Run]:
+    """Make and check the trials of a table."""
+    experiment = one_of('experiment', table['experiment'], tuple(EXPERIMENTS))
+    one_of('metric', table['metric'], EXPERIMENTS[experiment])
+    runs: dict[str, _Run] = {}
+    for name, choice in choices.combine(table):
+        _expect('name in list', name, str)
+        written, values = arguments.parse(experiment, choice)
+        trial = Trial(experiment, written, identity(experiment, values))
+        if trial.id in runs:
+            raise ValueError(f'the trial {" ".join(written)} is there twice; drop one, '
+                             'or give it another seed.')
+        runs[trial.id] = _Run(trial, name, choice, values)
+    return list(runs.values())
+
+
+def _rows(runs: Sequence[_Run], table: dict[str, Any]) -> tuple[Row, ...]:
+    """Put runs into rows by what varies beside the seed and the tuned flags."""
+    def words(names, run):
+        return tuple(arguments.text(name, run.values) for name in names)
+
+    free = [name for name in dict.fromkeys(itertools.chain(*(
+        run.choice for run in runs))) if name != 'seed']
+    for name in table['tune']:
+        one_of('flag to tune', name, free)
+    varying = [name for name in free if name not in table['tune']
+               and len({words([name], run) for run in runs}) > 1]
+    listed = {name for entry in table['list'] for name in entry}
+    rows: dict[tuple[str, ...], Row] = {}
+    for run in runs:
+        # A list entry's own name stands for its flags.
+        shown = [name for name in varying if not (run.name and name in listed)]
+        label = [word.removeprefix(f'{name}=') if len(varying) == 1 else word
+                 for name, word in zip(shown, words(shown, run))]
+        row = rows.setdefault((run.name, *words(varying, run)), Row(
+            ', '.join([run.name, *label] if run.name else label)
+            or table['experiment'], {}))
+        variant = ', '.join(words(table['tune'], run))
+        row.variants[variant] = (*row.variants.get(variant, ()), run.trial.id)
+    names = [row.name for row in rows.values()]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f'two rows have the name {name!r}; give each its own.')
+    return tuple(rows.values())
+
+
+def save(sweep: Sweep, folder: Path) -> None:
+    """Write a sweep to folder/sweep.json, all of it or nothing.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    writing = folder / f'.sweep-{secrets.token_hex(8)}.json'
+    try:
+        with open(writing, 'w', encoding='utf-8') as file:
+            json.dump(_plain(sweep), file, indent=1, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(writing, folder / 'sweep.json')
+    finally:
+        writing.unlink(missing_ok=True)
+
+
+def load(folder: Path) -> Sweep:
+    """Read the sweep that `save` wrote.
+
+    Raises:
+      SettingError: there is none.
+    """
+    try:
+        content = (folder / 'sweep.json').read_text(encoding='utf-8')
+    except FileNotFoundError:
+        raise SettingError(f'{folder} holds no sweep; name the folder of one that was '
+                           'started.') from None
+    return json.loads(content, object_hook=_typed)
+
+
+def _plain(value: Any) -> Any:
+    """Turn named tuples into dicts, which keep their names in JSON."""
+    if hasattr(value, '_asdict'):
+        return {name: _plain(field) for name, field in value._asdict().items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _typed(fields: dict[str, Any]) -> Any:
+    """Turn the dicts of `_plain` back."""
+    for kind in Trial, Row, Table, Sweep:
+        if kind._fields == tuple(fields):
+            return kind(*map(_frozen, fields.values()))
+    return {name: _frozen(value) for name, value in fields.items()}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

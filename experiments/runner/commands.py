@@ -1,0 +1,150 @@
+"""Run a sweep, or say how it stands.
+
+    ./launch.sh NAME                    run what is left of experiments/sweeps/NAME.toml
+    ./launch.sh NAME --dry_run          print the command line of every trial
+    ./launch.sh NAME status             say how it stands; reads only
+    ./launch.sh NAME retry              run it, trying again what has failed
+    ./launch.sh NAME report             write its report from what is there
+
+NAME may be the path of a TOML file, too. A trial is run once: what is done is kept when
+a sweep is run again, extended or interrupted, and two launches share the work.
+"""
+
+import contextlib
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import attempts, launch, preemption
+from experiments.launch import SettingError
+from experiments.lease import Lease, TakenError
+from experiments.orders import one_of
+from experiments.runner import launcher, overview, sweep as sweeps, view, worker
+from experiments.runner.sweep import Sweep
+
+# Kinds of failure after which another attempt would only repeat the last one's way.
+_ANEW = ('setting', 'data', 'diverged', 'crash')
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Add the flags of a sweep."""
+    worker.define_manners(values)
+    own = {'flag_values': values}
+    flags.DEFINE_string('out_dir', None, 'Folder of the sweep; runs/NAME unless given.',
+                        **own)
+    flags.DEFINE_multi_string('set', [], 'Replace a flag in every trial, as in '
+                              '--set=epochs=2; repeat for more.', **own)
+    flags.DEFINE_bool('dry_run', False, 'Print what would be run, and run nothing.',
+                      **own)
+
+
+def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
+    """Run what is left, write the report, and say what failed."""
+    if values.dry_run:
+        _print_commands(sweep, folder)
+        return
+    # The report is worth nothing without matplotlib, so miss it now and not at the end.
+    from experiments.runner import report
+    sweeps.save(sweep, folder)
+    seen = launcher.run(sweep, folder, values)
+    preemption.saved(0, folder)
+    print(report.write(sweep, folder))
+    failed = seen.having('failed')
+    if failed:
+        print(f'error: {len(failed)} of {len(sweep.trials)} trials failed; their '
+              f'reasons: ./launch.sh {values.name} status', file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def status(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
+    """Say how every trial stands."""
+    seen = overview.look(sweep, folder)
+    print(f'{sweep.name}: {len(sweep.trials)} trials, {seen.counts()}; in {folder}')
+    for trial in seen.having('running', 'preempted'):
+        print(f'{seen.states[trial].name} {100 * seen.fractions[trial]:.0f} %: '
+              f'{view.label(trial)} [{trial.folder}]')
+    for trial in seen.having('failed'):
+        print(view.describe_failure(trial, seen))
+    for orphan in overview.orphans(sweep, folder):
+        print(f'no longer in the sweep: {orphan}')
+
+
+def retry(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
+    """Forget failures, and run."""
+    seen = overview.look(sweep, folder)
+    for trial in seen.having('failed'):
+        if values.dry_run:
+            continue
+        run_folder = folder / trial.folder
+        with contextlib.suppress(TakenError):
+            lease = Lease(run_folder)
+            try:
+                if seen.states[trial].kind in _ANEW:
+                    _forget(run_folder)
+                attempts.retry(run_folder)
+            finally:
+                lease.give_back()
+    run(sweep, folder, values)
+
+
+def report(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
+    """Write the report from what is there."""
+    from experiments.runner import report
+    if not (folder / 'sweep.json').exists():
+        raise SettingError(f'{folder} holds no sweep; run it first, or name its folder '
+                           'with --out_dir.')
+    print(report.write(sweep, folder))
+
+
+COMMANDS: dict[str, Callable[[Sweep, Path, flags.FlagValues], None]] = {
+    'run': run, 'status': status, 'retry': retry, 'report': report}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do what a command line says: a sweep, what to do with it, and flags."""
+    with launch.one_line_errors():
+        words = [word for word in arguments if not word.startswith('-')]
+        if not words or '--help' in arguments:
+            launch.run(define_flags, lambda values: None, __doc__, ['--help'])
+            return
+        name, what, rest = _read(list(arguments))
+        path = sweeps.named(name)
+
+    def act(values):
+        flags.DEFINE_string('name', name, '', flag_values=values)
+        sweep = sweeps.read(path, values.set)
+        COMMANDS[what](sweep, Path(values.out_dir or Path('runs') / sweep.name), values)
+
+    launch.run(define_flags, act, __doc__, rest, grace=10.)
+
+
+def _read(arguments: list[str]) -> tuple[str, str, list[str]]:
+    name, *rest = arguments
+    if name.startswith('-'):
+        raise SettingError(f'{name} comes before the name of the sweep; write the name '
+                           'first.')
+    if not rest or rest[0].startswith('-'):
+        return name, 'run', rest
+    try:
+        return name, one_of('command', rest[0], tuple(COMMANDS)), rest[1:]
+    except ValueError as error:
+        raise SettingError(str(error)) from None
+
+
+def _print_commands(sweep: Sweep, folder: Path) -> None:
+    seen = overview.look(sweep, folder)
+    for trial in sweep.trials:
+        command = shlex.join(['python', '-m', f'experiments.{trial.experiment}',
+                              *trial.arguments, f'--run_dir={folder / trial.folder}'])
+        print(f'{command}  # {seen.states[trial].name}')
+
+
+def _forget(run: Path) -> None:
+    """Drop what a failed run has reached; its attempts are still told."""
+    for name in 'manifest.json', 'metrics.jsonl', 'flags.txt', 'uncommitted.diff':
+        (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / 'checkpoints', ignore_errors=True)

@@ -1,0 +1,161 @@
+"""A worker: takes trials that nobody has, and runs them, until there are none left.
+
+    python -m experiments.runner.worker --out_dir=runs/NAME
+
+The launcher starts workers, and a person may start more, on any machine that sees the
+folder. A worker leaves when it is asked to (status 75), and when the process that
+holds the other end of its standard input is gone.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from experiments import attempts, launch, preemption, settings, trials
+from experiments.launch import SettingError, StorageError
+from experiments.progress import Progress
+from experiments.run_folder import BusyError, RunFolder
+from experiments.runner import planner
+from experiments.runner.planner import EXPERIMENTS, Member, Plan
+from experiments.runner.sweep import Trial, load
+from experiments.trials import Bench
+
+_WAITING = ('pending', 'preempted')
+
+
+def define_manners(values: flags.FlagValues) -> None:
+    """Add the flags that a sweep's command hands to its workers."""
+    settings.define_manners(values)
+    own = {'flag_values': values}
+    flags.DEFINE_enum('mode', 'auto', planner.MODES, 'Whether trials that share a '
+                      'program run one after another or side by side; auto measures.',
+                      **own)
+    flags.DEFINE_integer('workers', None, 'Processes that share the trials; one for '
+                         'every two cores unless given.', lower_bound=1, **own)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Add the flags of a worker."""
+    define_manners(values)
+    own = {'flag_values': values}
+    flags.DEFINE_string('out_dir', None, "The sweep's folder.", required=True, **own)
+    flags.DEFINE_integer('number', 0, 'Which of the workers this is.', lower_bound=0,
+                         **own)
+    flags.DEFINE_list('trials', None, 'Identities of the trials to take; all unless '
+                      'given.', **own)
+    flags.DEFINE_bool('attended', False, 'Leave when standard input ends.', **own)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Work until nothing is left that nobody has."""
+    if values.attended:
+        threading.Thread(target=_leave_with_launcher, daemon=True).start()
+    folder = Path(values.out_dir)
+    mine = [trial for trial in load(folder).trials
+            if values.trials is None or trial.id in values.trials]
+    manners = [f'--{name}={values[name].value}' for name in settings.MANNERS
+               if values[name].value is not None]
+    groups = planner.group(mine, lambda trial: (
+        *manners, f'--run_dir={folder / trial.folder}'))
+    names = list(groups)
+    # Each begins elsewhere, so that they do not all compile the same.
+    at = values.number % max(len(names), 1)
+    for name in (*names[at:], *names[:at]):
+        _work(folder, name, groups[name], values)
+
+
+def _leave_with_launcher() -> None:
+    while os.read(sys.stdin.fileno(), 64):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _work(folder: Path, name: str, members: Sequence[Member],
+          values: flags.FlagValues) -> None:
+    """Run what nobody has of a group."""
+    if not any(_waits(member) for member in members):
+        return
+    experiment = EXPERIMENTS[members[0].trial.experiment]
+    try:
+        bench = trials.set_up(experiment, members[0].values)
+    except Exception as error:
+        for member in filter(_waits, members):
+            _note(member, error)
+        return
+    fresh = [member for member in members if _waits(member) and _is_fresh(member)]
+    plan = planner.make_plan(
+        bench.trainer, [experiment.given(member.values) for member in fresh],
+        values.workers or 1, values.mode)
+    planner.note_plan(folder, name, plan)
+    print(f'{name}: {len(fresh)} of {len(members)} trials, {plan.width} at a time '
+          f'({plan.reason})', flush=True)
+    for batch in _batches(members, plan):
+        _run(bench, batch)
+
+
+def _batches(members: Sequence[Member], plan: Plan) -> Iterator[list[Member]]:
+    """What waits when it is asked for: several that are fresh, or a single one."""
+    refused: set[Trial] = set()
+    while True:
+        waiting = [member for member in members
+                   if member.trial not in refused and _waits(member)]
+        if not waiting:
+            return
+        fresh = [member for member in waiting if _is_fresh(member)]
+        # Fewer would be another program to compile.
+        batch = (fresh[:plan.width] if len(fresh) >= plan.width > 1 else waiting[:1])
+        yield batch
+        # Still waiting, so someone else has just taken it: that one knows.
+        refused |= {member.trial for member in batch if _waits(member)}
+
+
+def _run(bench: Bench, batch: Sequence[Member]) -> None:
+    """Run what can be had of a batch; note what fails, and go on."""
+    preemption.starting()
+    had = [(member.values, folder) for member in batch
+           if (folder := _open(bench, member))]
+    # A width that was not compiled for is not worth it.
+    for some in [had] if len(had) == len(batch) else [[one] for one in had]:
+        values, folders = zip(*some)
+        try:
+            trials.run(bench, values, folders, Progress(
+                bench.experiment.name, bench.facts['sweeps'], quiet=True))
+        except (StorageError, OSError, preemption.PreemptedError):
+            raise
+        except Exception as error:
+            for folder in folders:
+                print(f'{folder.path}: {error}', file=sys.stderr, flush=True)
+
+
+def _open(bench: Bench, member: Member) -> RunFolder | None:
+    """Take a trial, unless someone else has it."""
+    try:
+        return trials.open_folder(bench, member.values)
+    except BusyError:
+        return None
+    except SettingError as error:
+        _note(member, error)
+        return None
+
+
+def _note(member: Member, error: Exception) -> None:
+    run = Path(member.values.run_dir)
+    run.mkdir(parents=True, exist_ok=True)
+    attempts.failed(run, error)
+
+
+def _waits(member: Member) -> bool:
+    return attempts.state_of(Path(member.values.run_dir)).name in _WAITING
+
+
+def _is_fresh(member: Member) -> bool:
+    return not any(Path(member.values.run_dir, 'checkpoints').glob('[0-9]*'))
+
+
+if __name__ == '__main__':
+    launch.run(define_flags, main, __doc__)
