@@ -116,7 +116,7 @@ def _order(values: flags.FlagValues) -> settings.Order:
     return settings.read_order(values, BLOCKS, whole=('simultaneous',))
 
 
-EXPERIMENT = Experiment('gan', define_flags, traced, hyper, study)
+EXPERIMENT = Experiment('gan', ('mmd2',), define_flags, traced, hyper, study)
 main = partial(trials.main, EXPERIMENT)
 
 if __name__ == '__main__':

@@ -78,6 +78,7 @@ class Experiment(NamedTuple):
 
     Attributes:
       name: of the module.
+      metrics: names of what the study evaluates.
       define_flags: adds the flags.
       traced: flags -> names of those that are given.
       hyper: flags -> what is given beside the key; raises `SettingError` for any flag
@@ -86,6 +87,7 @@ class Experiment(NamedTuple):
     """
 
     name: str
+    metrics: tuple[str, ...]
     define_flags: Callable[[flags.FlagValues], None]
     traced: Callable[[flags.FlagValues], tuple[str, ...]]
     hyper: Callable[[flags.FlagValues], dict[str, Any]]

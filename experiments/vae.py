@@ -115,7 +115,7 @@ def _order(values: flags.FlagValues) -> settings.Order:
     return settings.read_order(values, BLOCKS)
 
 
-EXPERIMENT = Experiment('vae', define_flags, traced, hyper, study)
+EXPERIMENT = Experiment('vae', ('neg_elbo',), define_flags, traced, hyper, study)
 main = partial(trials.main, EXPERIMENT)
 
 if __name__ == '__main__':

@@ -33,13 +33,20 @@ def combine(table: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield entry.get('name', ''), choice
 
 
-def replace(table: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+def flags(table: dict[str, Any]) -> list[str]:
+    """Name the flags that a table gives, in the order of the file."""
+    listed = (name for entry in table['list'] for name in entry if name != 'name')
+    return list(dict.fromkeys((*table['flags'], *listed, *table['zip'],
+                               *table['product'])))
+
+
+def replace(table: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """Give flags one value in every trial, wherever they had theirs."""
     def rest(choice):
-        return {name: value for name, value in choice.items() if name not in flags}
+        return {name: value for name, value in choice.items() if name not in values}
 
     entries = [rest(entry) for entry in table['list']]
-    return {**table, 'flags': {**rest(table['flags']), **flags},
+    return {**table, 'flags': {**rest(table['flags']), **values},
             # Entries that have lost their only flag are all one.
             'list': entries if any(entries) else [{}],
             'zip': rest(table['zip']), 'product': rest(table['product'])}

@@ -113,4 +113,5 @@ def _svg(figure: Figure) -> bytes:
     figure.savefig(buffer, format='svg', transparent=True, metadata={
         'Date': None, 'Creator': None, 'Format': None, 'Type': None})
     text = buffer.getvalue().replace(_INK, 'currentColor')
-    return text.replace('<defs>', _STYLE + '<defs>', 1).encode()
+    # Without what stands before the picture: it names a place in the network.
+    return text[text.index('<svg'):].replace('<defs>', _STYLE + '<defs>', 1).encode()

@@ -21,16 +21,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import gan, vae
 from experiments.chunks import Carry
 from experiments.group import together
 from experiments.launch import parse, serialise
+from experiments.registry import EXPERIMENTS
 from experiments.runner.sweep import Trial
 from experiments.settings import FREE
 from experiments.study import Experiment, Given
 from experiments.training import Trainer
-
-EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in (vae, gan)}
 
 MODES = ('auto', 'sequential', 'vmapped')
 

@@ -14,12 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments import attempts
-from experiments.runner import tables
+from experiments.runner import overview, tables
 from experiments.runner.section import command, paragraph, section
 from experiments.runner.sweep import Sweep
 from experiments.runner.tables import Results, Run
-
-_STATES = 'done', 'running', 'preempted', 'failed', 'pending'
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1d2430; --soft: #4a5568;
@@ -39,8 +37,8 @@ section { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1.
 figcaption, footer, .note { font-size: .875rem; }
 .wide { overflow-x: auto; }
 table { border-spacing: 0; font-variant-numeric: tabular-nums; margin: 1rem 0; }
-th, td { padding: .4rem 0 .4rem 1.5rem; text-align: right; white-space: nowrap;
-         vertical-align: baseline; }
+th, td { padding: .375rem 0 .375rem 1.5rem; text-align: right; white-space: nowrap;
+         line-height: 1.5rem; vertical-align: baseline; }
 th:first-child, td:first-child { padding-left: 0; }
 th { font-weight: 600; }
 tbody th { font-weight: 400; }
@@ -55,7 +53,7 @@ figure img { width: 100%; height: auto; display: block; }
 figcaption { margin-top: .35rem; overflow-wrap: anywhere; }
 .panels, .pictures { display: grid; gap: 1.25rem; margin: .5rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); }
-.pictures { grid-template-columns: repeat(auto-fill, minmax(min(100%, 14rem), 1fr)); }
+.pictures { grid-template-columns: repeat(auto-fill, minmax(min(46%, 14rem), 1fr)); }
 .pictures img { background: #fff; border-radius: 3px; }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; margin: .5rem 0;
           padding: 0; list-style: none; font-size: .875rem; }
@@ -117,7 +115,7 @@ def _page(sweep: Sweep, runs: dict[str, Run], results: Sequence[Results]) -> str
 
 def _progress(runs: Iterable[Run]) -> str:
     counts = Counter(run.state.name for run in runs)
-    states = {name: f'{counts[name]} {name}' for name in _STATES}
+    states = {name: f'{counts[name]} {name}' for name in overview.NAMES}
     if counts['failed']:
         states['failed'] = f'<a href="#failures">{states["failed"]}</a>'
     return f'<p>{_count(counts.total(), "trial")}: {", ".join(states.values())}.</p>'

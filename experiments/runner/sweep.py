@@ -23,7 +23,6 @@ hidden = [[64, 32], [128]] in zip or product.
 """
 
 import contextlib
-import itertools
 import json
 import os
 import secrets
@@ -159,11 +158,11 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         for number, given in enumerate(content['table'], 1):
             title = given.get('title', number)
             with _at(f'table {title!r}'):
-                table = _complete(given, _TABLE)
+                table = choices.replace(_complete(given, _TABLE), replaced)
                 if title in tables:
                     raise ValueError(f'table {number} has this title again; give each '
                                      'its own.')
-                runs = _runs(choices.replace(table, replaced))
+                runs = _runs(table)
                 tables[title] = Table(*(table[name] for name in Table._fields[:-1]),
                                       _rows(runs, table))
             trials |= {run.trial.id: run.trial for run in runs
@@ -223,11 +222,10 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 class _Run(NamedTuple):
-    """A trial, the name of its list entry or '', and its flags as given and as read."""
+    """A trial, the name of its list entry or '', and its flags as read."""
 
     trial: Trial
     name: str
-    choice: dict[str, Any]
     values: flags.FlagValues
 
 
@@ -243,7 +241,7 @@ def _runs(table: dict[str, Any]) -> list[_Run]:
         if trial.id in runs:
             raise ValueError(f'the trial {" ".join(written)} is there twice; drop one, '
                              'or give it another seed.')
-        runs[trial.id] = _Run(trial, name, choice, values)
+        runs[trial.id] = _Run(trial, name, values)
     return list(runs.values())
 
 
@@ -252,8 +250,7 @@ def _rows(runs: Sequence[_Run], table: dict[str, Any]) -> tuple[Row, ...]:
     def words(names, run):
         return tuple(arguments.text(name, run.values) for name in names)
 
-    free = [name for name in dict.fromkeys(itertools.chain(*(
-        run.choice for run in runs))) if name != 'seed']
+    free = [name for name in choices.flags(table) if name != 'seed']
     for name in table['tune']:
         one_of('flag to tune', name, free)
     varying = [name for name in free if name not in table['tune']

@@ -19,9 +19,10 @@ from absl import flags
 from experiments import attempts, launch, preemption, settings, trials
 from experiments.launch import SettingError, StorageError
 from experiments.progress import Progress
+from experiments.registry import EXPERIMENTS
 from experiments.run_folder import BusyError, RunFolder
 from experiments.runner import planner
-from experiments.runner.planner import EXPERIMENTS, Member, Plan
+from experiments.runner.planner import Member, Plan
 from experiments.runner.sweep import Trial, load
 from experiments.trials import Bench
 
