@@ -9,6 +9,7 @@
     checkpoints/      while the run is not complete: where to go on, see `checkpoint`
     params.npz        the final parameters, leaf path -> array with a leading seed axis
     *.png             figures
+    tensorboard/      with --tensorboard
 """
 
 import contextlib
@@ -35,6 +36,7 @@ from absl import flags
 import cdgm
 from cdgm.blocks import leaf_path
 from experiments import attempts, preemption
+from experiments.events import Events
 from experiments.launch import SettingError, StorageError, serialise
 from experiments.lease import Lease, TakenError
 from experiments.settings import FREE
@@ -56,10 +58,12 @@ class RunFolder(NamedTuple):
       path: of the folder.
       lease: what keeps other processes out; None for a folder that was not made by
         `create`.
+      events: for TensorBoard, or None.
     """
 
     path: Path
     lease: Lease | None = None
+    events: Events | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -70,6 +74,8 @@ class RunFolder(NamedTuple):
         """Append a row to the metrics, at once, so that a crash loses none."""
         with open(self.path / 'metrics.jsonl', 'a') as file:
             file.write(json.dumps(row, default=_plain) + '\n')
+        if self.events is not None:
+            self.events.add_row(row)
 
     def save_params(self, params) -> None:
         """Write the parameters, leaf path -> array."""
@@ -108,6 +114,8 @@ class RunFolder(NamedTuple):
         """Note that an attempt goes on from a sweep."""
         if self.lease is not None:
             attempts.began(self.path, sweep)
+        if self.events is not None:
+            self.events.begin(sweep)
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
@@ -138,6 +146,8 @@ class RunFolder(NamedTuple):
             raise StorageError(f'run folder {self.path} was taken over by another '
                                'process while this one gave no sign of life.')
         preemption.finished()
+        if self.events is not None:
+            self.events.finish()
         manifest = attempts.read_manifest(self.path)
         count = sum('began' in line for line in attempts.read(self.path))
         _write_json(self.path / 'manifest.json', {
@@ -226,11 +236,12 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any]
             raise BusyError(f'run folder {path} is being written by {error}; give '
                             'another --run_dir, or wait for it.') from None
         try:
+            events = Events(path) if values.tensorboard else None
             _open(path, values, manifest, facts)
         except BaseException:
             lease.give_back()
             raise
-    return RunFolder(path, lease)
+    return RunFolder(path, lease, events)
 
 
 def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],

@@ -11,7 +11,7 @@ from experiments.launch import SettingError
 from experiments.orders import WHOLE, parse_order, parse_per_block
 
 # Flags that say how a run behaves, and a sweep's command hands to all its runs.
-MANNERS = ('data_dir', 'checkpoint_every', 'preempt_latency')
+MANNERS = ('data_dir', 'checkpoint_every', 'preempt_latency', 'tensorboard')
 
 # Flags that leave the numbers as they are.
 FREE = ('run_dir', *MANNERS)
@@ -26,6 +26,8 @@ def define_manners(values: flags.FlagValues) -> None:
                        'next.', lower_bound=0., **own)
     flags.DEFINE_float('preempt_latency', 5., 'Seconds to save and leave within, when '
                        'asked to by TERM, INT, USR1 or USR2.', lower_bound=0.1, **own)
+    flags.DEFINE_bool('tensorboard', False, 'Write event files for TensorBoard, too, '
+                      'in the folder of a run.', **own)
 
 
 def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,

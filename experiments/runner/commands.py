@@ -19,11 +19,12 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import attempts, launch, preemption
+from experiments import attempts, events, launch, preemption
 from experiments.launch import SettingError
 from experiments.lease import Lease, TakenError
 from experiments.orders import one_of
-from experiments.runner import launcher, overview, sweep as sweeps, view, worker
+from experiments.runner import launcher, overview, report, view, worker
+from experiments.runner import sweep as sweeps
 from experiments.runner.sweep import Sweep
 
 # Kinds of failure after which another attempt would only repeat the last one's way.
@@ -47,8 +48,8 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     if values.dry_run:
         _print_commands(sweep, folder)
         return
-    # The report is worth nothing without matplotlib, so miss it now and not at the end.
-    from experiments.runner import report
+    if values.tensorboard:
+        events.summary_writer()
     sweeps.save(sweep, folder)
     seen = launcher.run(sweep, folder, values)
     preemption.saved(0, folder)
@@ -91,9 +92,8 @@ def retry(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     run(sweep, folder, values)
 
 
-def report(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
+def rewrite(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     """Write the report from what is there."""
-    from experiments.runner import report
     if not (folder / 'sweep.json').exists():
         raise SettingError(f'{folder} holds no sweep; run it first, or name its folder '
                            'with --out_dir.')
@@ -101,7 +101,7 @@ def report(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
 
 
 COMMANDS: dict[str, Callable[[Sweep, Path, flags.FlagValues], None]] = {
-    'run': run, 'status': status, 'retry': retry, 'report': report}
+    'run': run, 'status': status, 'retry': retry, 'report': rewrite}
 
 
 def main(arguments: Sequence[str]) -> None:
