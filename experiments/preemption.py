@@ -78,9 +78,14 @@ def requested() -> bool:
 
 def saved(sweep: int, path: Path) -> None:
     """Note that all up to a sweep is on the disk: until `unsaved`, leave at once."""
+    settled(f'preempted at sweep {sweep}; run the same command again, with '
+            f'--run_dir={path}, to continue')
+
+
+def settled(message: str) -> None:
+    """Note that nothing would be lost: until `unsaved`, leave at once, saying so."""
     global _place
-    _place = _Place(f'preempted at sweep {sweep}; run the same command again, with '
-                    f'--run_dir={path}, to continue')
+    _place = _Place(message)
 
 
 def unsaved() -> None:

@@ -69,7 +69,8 @@ class ArrayTask:
     def _run(self) -> int:
         with subprocess.Popen(self._command, stdin=subprocess.PIPE) as child:
             self._child = child.pid
-            # `Popen.wait` holds a lock that `checkpoint`, in the midst of it, wants.
+            # Reaped later: until then `checkpoint`, which may come at any moment,
+            # cannot mistake another process for it.
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
             self._child = None
             return child.wait()

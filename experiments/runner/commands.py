@@ -23,7 +23,7 @@ from experiments import attempts, events, launch, preemption
 from experiments.launch import SettingError
 from experiments.lease import Lease, TakenError
 from experiments.orders import one_of
-from experiments.runner import launcher, overview, report, view, worker
+from experiments.runner import jobs, launcher, overview, report, view, worker
 from experiments.runner import sweep as sweeps
 from experiments.runner.sweep import Sweep
 
@@ -34,6 +34,7 @@ _ANEW = ('setting', 'data', 'diverged', 'crash')
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of a sweep."""
     worker.define_manners(values)
+    jobs.define_flags(values)
     own = {'flag_values': values}
     flags.DEFINE_string('out_dir', None, 'Folder of the sweep; runs/NAME unless given.',
                         **own)
@@ -52,12 +53,19 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
         events.summary_writer()
     sweeps.save(sweep, folder)
     seen = launcher.run(sweep, folder, values)
-    preemption.saved(0, folder)
+    preemption.settled(f'left while writing the report; ./launch.sh {values.name} '
+                       'report writes it')
     print(report.write(sweep, folder))
+    preemption.finished()
+    left = seen.having('pending', 'preempted', 'running')
     failed = seen.having('failed')
+    if left:
+        print(f'warning: {len(left)} of {len(sweep.trials)} trials are not done, and no '
+              'job is left; run the same command again.', file=sys.stderr, flush=True)
     if failed:
         print(f'error: {len(failed)} of {len(sweep.trials)} trials failed; their '
               f'reasons: ./launch.sh {values.name} status', file=sys.stderr, flush=True)
+    if left or failed:
         sys.exit(1)
 
 

@@ -26,7 +26,7 @@ _STYLE = """
   :root { --page: #14181f; --ink: #dfe4ec; --soft: #a3adbd; --line: #343c49;
           --faint: #1f2530; --wrong: #ff8a80; } }
 * { box-sizing: border-box; }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); margin: 0 auto;
+body { font: 1rem/1.55 system-ui, sans-serif; color: var(--ink); margin: 0 auto;
        background: var(--page); max-width: 66rem; padding: 2rem 1.25rem; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .5rem; }
 h2 { font-size: 1.3rem; margin: 0 0 .5rem; }
@@ -72,7 +72,9 @@ footer { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1re
   th, td { padding-left: 1rem; }
   tr > :first-child { position: sticky; left: 0; background: var(--page); } }
 @media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
+  html { font-size: 10pt; }
+  body { max-width: none; padding: 0; }
+  .panels { grid-template-columns: repeat(3, 1fr); }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   details::details-content { content-visibility: visible; block-size: auto; } }
 """
