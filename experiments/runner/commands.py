@@ -60,8 +60,9 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     left = seen.having('pending', 'preempted', 'running')
     failed = seen.having('failed')
     if left:
-        print(f'warning: {len(left)} of {len(sweep.trials)} trials are not done, and no '
-              'job is left; run the same command again.', file=sys.stderr, flush=True)
+        print(f'warning: {len(left)} of {len(sweep.trials)} trials are not done, and '
+              'no job is left; run the same command again.', file=sys.stderr,
+              flush=True)
     if failed:
         print(f'error: {len(failed)} of {len(sweep.trials)} trials failed; their '
               f'reasons: ./launch.sh {values.name} status', file=sys.stderr, flush=True)

@@ -22,8 +22,8 @@ def define_flags(values: flags.FlagValues) -> None:
                       'processes of this machine, or as an array of Slurm jobs.',
                       **own)
     flags.DEFINE_string('partition', None, "Slurm's, if not its default.", **own)
-    flags.DEFINE_integer('minutes', 60, 'Limit of a Slurm job, which is then requeued.',
-                         lower_bound=1, **own)
+    flags.DEFINE_integer('minutes', 60, 'Limit of a Slurm job, which is then '
+                         'requeued.', lower_bound=1, **own)
     flags.DEFINE_integer('cpus', 2, 'Cores of a Slurm job.', lower_bound=1, **own)
     flags.DEFINE_integer('parallelism', None, 'Slurm jobs at a time; as many as there '
                          'is room for unless given.', lower_bound=1, **own)
