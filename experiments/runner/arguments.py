@@ -4,7 +4,6 @@ A choice is {flag: value}; a value is text, a number, true or false, or, for a f
 may be given several times, an array of them.
 """
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from absl import flags
 
 from experiments import launch
 from experiments.orders import one_of
+from experiments.registry import EXPERIMENTS
 from experiments.settings import FREE
 
 
@@ -22,13 +22,13 @@ def parse(experiment: str, choice: Mapping[str, Any]) -> tuple[
     Raises:
       ValueError: a flag or value is mistyped, or they do not go together.
     """
-    module = importlib.import_module(f'experiments.{experiment}').EXPERIMENT
-    known = launch.parse(module.define_flags, [])
+    chosen = EXPERIMENTS[experiment]
+    known = launch.parse(chosen.define_flags, [])
     arguments = tuple(
         f'--{"" if one else "no"}{name}' if isinstance(one, bool) else f'--{name}={one}'
         for name, value in choice.items() for one in _checked(name, value, known))
-    values = launch.parse(module.define_flags, arguments)
-    module.hyper(values)  # what flags mean together, only the experiment knows
+    values = launch.parse(chosen.define_flags, arguments)
+    chosen.hyper(values)  # what flags mean together, only the experiment knows
     return arguments, values
 
 
@@ -37,6 +37,9 @@ def _checked(name: str, value: Any, known: flags.FlagValues) -> list[str | int]:
     if name in FREE:
         raise ValueError(f'{name} says where and how a run is made, not what it is; '
                          'leave it to the command line of the sweep.')
+    if name == 'seeds':
+        raise ValueError('seeds makes several runs one, whose rule sees all of them; '
+                         'give seed = [0, 1, 2] in product, a trial each.')
     names = sorted(name for name in known if name not in (*FREE, 'help'))
     flag = known[one_of('flag', name, names)]
     if isinstance(value, list) and not (value and isinstance(flag, flags.MultiFlag)):

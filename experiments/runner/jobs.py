@@ -27,8 +27,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer('cpus', 2, 'Cores of a Slurm job.', lower_bound=1, **own)
     flags.DEFINE_integer('parallelism', None, 'Slurm jobs at a time; as many as there '
                          'is room for unless given.', lower_bound=1, **own)
-    flags.DEFINE_integer('trials_per_job', None, 'Trials of a Slurm job; all that share '
-                         'a program unless given.', lower_bound=1, **own)
+    flags.DEFINE_integer('trials_per_job', None, 'Trials of a Slurm job; all that '
+                         'share a program unless given.', lower_bound=1, **own)
     flags.DEFINE_multi_string('sbatch', [], 'Another option of sbatch, as in '
                               '--sbatch=account=physics; repeat for more.', **own)
 

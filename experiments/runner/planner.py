@@ -158,15 +158,15 @@ def _sweep(trainer: Trainer, given: Given, upto: int) -> tuple[float, Carry]:
 
 
 def _same(alone, beside, seeds: int) -> bool:
-    """Say whether every trial's state is that of the trial alone, bit for bit."""
-    for at, (_, one) in enumerate(alone):
-        mine = jax.tree.map(lambda leaf, at=at: leaf[at * seeds:(at + 1) * seeds],
-                            beside.state)
-        pairs = zip(jax.tree.leaves(one.state), jax.tree.leaves(mine))
-        if not all(np.asarray(a).tobytes() == np.asarray(b).tobytes()
-                   for a, b in pairs):
-            return False
-    return True
+    """Say whether every trial's numbers are those of it alone, bit for bit."""
+    def numbers(carry):
+        return jax.tree.leaves((carry.state, carry.sums.loss, carry.sums.aux))
+
+    return all(
+        np.asarray(one).tobytes() == np.asarray(
+            leaf[at * seeds:(at + 1) * seeds]).tobytes()
+        for at, (_, carry) in enumerate(alone)
+        for one, leaf in zip(numbers(carry), numbers(beside)))
 
 
 def _bytes(trainer: Trainer, given: Given) -> float:

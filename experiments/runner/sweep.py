@@ -35,11 +35,9 @@ from absl import flags
 
 from experiments.launch import SettingError
 from experiments.orders import one_of
+from experiments.registry import EXPERIMENTS
 from experiments.runner import arguments, choices
 from experiments.runner.identity import identity
-
-# Experiment -> its test metrics.
-EXPERIMENTS = {'vae': ('neg_elbo',), 'gan': ('mmd2',)}
 
 # Key -> the kind of what must be there, or what stands for it where it is absent.
 _SWEEP = {'title': str, 'about': '', 'table': list}
@@ -232,7 +230,7 @@ class _Run(NamedTuple):
 def _runs(table: dict[str, Any]) -> list[_Run]:
     """Make and check the trials of a table."""
     experiment = one_of('experiment', table['experiment'], tuple(EXPERIMENTS))
-    one_of('metric', table['metric'], EXPERIMENTS[experiment])
+    one_of('metric', table['metric'], EXPERIMENTS[experiment].metrics)
     runs: dict[str, _Run] = {}
     for name, choice in choices.combine(table):
         _expect('name in list', name, str)
