@@ -42,6 +42,14 @@ set_up() {
   touch "$stamp"
 }
 
+# set_up_for ARGUMENTS: the experiments, and the extras that the arguments need.
+set_up_for() {
+  local extras=experiments
+  [[ " $* " == *" --cluster=slurm "* ]] && extras+=,slurm
+  [[ " $* " == *" --tensorboard "* ]] && extras+=,tensorboard
+  set_up "$extras"
+}
+
 [ $# -gt 0 ] || set -- quickstart
 case "$1" in
   test)
@@ -59,7 +67,7 @@ case "$1" in
   *.toml)
     # Named from where the caller is.
     [[ -e $1 ]] || set -- "$OLDPWD/$1" "${@:2}"
-    set_up experiments
+    set_up_for "$@"
     exec .venv/bin/python -m experiments.runner "$@" ;;
   *)
     if [ -e "experiments/sweeps/$1.toml" ]; then
@@ -69,6 +77,6 @@ case "$1" in
       echo "error: there is no sweep and no experiment '$1'; see ./launch.sh --help" >&2
       exit 2
     fi
-    set_up experiments
+    set_up_for "$@"
     exec .venv/bin/python -m "experiments.$1" "${@:2}" ;;
 esac

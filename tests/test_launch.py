@@ -33,14 +33,15 @@ def assert_one_line(done, words):
 def test_help(launch, word):
     done = launch(word)
     assert done.returncode == 0 and done.stderr == ''
-    for line in 'the main job', './launch.sh test', './launch.sh vae', 'PYTHON=':
+    for line in ('the main job', './launch.sh SWEEP', './launch.sh vae',
+                 './launch.sh test', 'PYTHON='):
         assert line in done.stdout
     assert '#' not in done.stdout and 'set -e' not in done.stdout
 
 
 @pytest.mark.parametrize('name', ['vea', 'launch', '--order=joint', '../experiments'])
 def test_unknown_experiment(launch, name):
-    assert_one_line(launch(name), f"there is no experiment '{name}'")
+    assert_one_line(launch(name), f"there is no sweep and no experiment '{name}'")
 
 
 @pytest.mark.parametrize('arguments', [(), ('test',), ('vae', '--order=joint')])
@@ -71,12 +72,20 @@ def test_arguments_reach_the_experiment(launch, tmp_path):
     for _ in range(2):
         assert launch('vae', '--order=decoder,encoder', '--seeds=3').returncode == 0
     assert launch().returncode == 0
+    (tmp_path / 'own.toml').touch()
+    for arguments in (['smoke', 'status', '--out_dir=x'], [str(tmp_path / 'own.toml')],
+                      ['smoke', '--tensorboard', '--cluster=slurm']):
+        assert launch(*arguments).returncode == 0
     assert launch('test', '-q', 'tests/test_launch.py').returncode == 0
     install, *runs = log.read_text().splitlines()
     assert install.startswith('-m pip install') and install.endswith('.[experiments]')
     assert '--constraint constraints-py312.txt' in install
-    assert runs[:3] == [
+    assert runs[:5] == [
         *['-m experiments.vae --order=decoder,encoder --seeds=3'] * 2,
-        '-m experiments.quickstart']
-    assert runs[3].endswith('.[test]')
-    assert runs[4:] == ['-m flake8', '-m mypy', '-m pytest -q tests/test_launch.py']
+        '-m experiments.runner quickstart',
+        '-m experiments.runner smoke status --out_dir=x',
+        f'-m experiments.runner {tmp_path / "own.toml"}']
+    assert runs[5].endswith('.[experiments,slurm,tensorboard]')
+    assert runs[6] == '-m experiments.runner smoke --tensorboard --cluster=slurm'
+    assert runs[7].endswith('.[test]')
+    assert runs[8:] == ['-m flake8', '-m mypy', '-m pytest -q tests/test_launch.py']
