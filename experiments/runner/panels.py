@@ -73,24 +73,29 @@ def _axis(run: Rows, along: str) -> np.ndarray:
 
 
 def _panels(draws: Sequence[Callable[[Axes], None]], guides: int) -> list[bytes]:
-    """Draw panels with one y-axis, which the lines of the first `guides` ones set."""
+    """Draw panels with one y-axis, which what the first `guides` ones show sets."""
     with plt.rc_context(_LOOK):
         drawn = [Figure(figsize=(3.7, 2.6), layout='constrained') for _ in draws]
         panels = [figure.subplots() for figure in drawn]
         for axes, draw in zip(panels, draws):
             draw(axes)
-        _share_y(panels, [line.get_ydata() for axes in panels[:guides]
-                          for line in axes.lines])
+        _share_y(panels, [each for axes in panels[:guides] for each in _points(axes)])
         return [_svg(figure) for figure in drawn]
 
 
-def _share_y(panels: Sequence[Axes], lines: Sequence[np.ndarray]) -> None:
-    """Give panels one y-axis, logarithmic where the lines fall far.
+def _points(axes: Axes) -> list[np.ndarray]:
+    """Points float[N, 2] of each line and band."""
+    return [*(line.get_xydata() for line in axes.lines),
+            *(path.vertices for band in axes.collections for path in band.get_paths())]
 
-    Their first tenth, of training from scratch, would flatten all that follows.
+
+def _share_y(panels: Sequence[Axes], points: Sequence[np.ndarray]) -> None:
+    """Give panels one y-axis that shows the points, logarithmic where they fall far.
+
+    The first fifth, where the loss falls steeply, would flatten all that follows.
     """
-    values = np.concatenate([np.asarray(line, float)[-(-len(line) // 10):]
-                             for line in lines] or [[]])
+    values = np.concatenate([y[x >= np.max(x, initial=0) / 5]
+                             for x, y in (each.T for each in points)] or [[]])
     values = values[np.isfinite(values)]
     if not len(values):
         return

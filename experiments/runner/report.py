@@ -52,7 +52,7 @@ figure { margin: 0; break-inside: avoid; }
 figure img { width: 100%; height: auto; display: block; }
 figcaption { margin-top: .35rem; overflow-wrap: anywhere; }
 .panels, .pictures { display: grid; gap: 1.25rem; margin: .5rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
 .pictures { grid-template-columns: repeat(auto-fill, minmax(min(46%, 14rem), 1fr)); }
 .pictures img { background: #fff; border-radius: 3px; }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; margin: .5rem 0;

@@ -56,10 +56,11 @@ def _is_tuned(result: Results) -> bool:
 
 
 def _caption(result: Results) -> str:
-    text = (f'{result.table.label}. Mean ± standard error over the seeds, at as many '
-            'sweeps and as many FLOPs a seed as every row made; in bold the best and '
-            'what is within its standard error. GFLOP and seconds are a seed’s, in '
-            'all.')
+    label = result.table.label
+    text = (f'{label[:1].upper()}{label[1:]}. Mean ± standard error over the seeds, at '
+            'as many sweeps and as many FLOPs a seed as every row made; in bold the '
+            'best and what is within its standard error. GFLOP and seconds are a '
+            'seed’s, in all.')
     if _is_tuned(result):
         numbers = sorted({len(line.tried) for line in result.lines})
         text += (f' Of each row the one of {" or ".join(map(str, numbers))} variants '
@@ -109,7 +110,7 @@ def _drawings(result: Results) -> list[str]:
     drawn = _shown(there)
     rows = [[run.rows for run in line.runs] for line in drawn]
     note = ('Mean over the seeds, with a band of one standard error either side. The '
-            'beginning may lie above the panels.')
+            'beginning may lie outside the panels.')
     if len(drawn) < len(there):
         note += (f' The best {len(drawn)} of {len(there)} rows at equal sweeps are '
                  'drawn.')
