@@ -13,8 +13,10 @@ from experiments.launch import StorageError
 from experiments.runner.overview import Overview
 from experiments.settings import MANNERS
 
-# Workers that die before they begin any trial, one after another, are not replaced.
-_STILLBORN = 3
+# So many workers that end before any begins a trial, one after another, would go on to
+# do so: by an error, or because someone, perhaps the system for want of memory, kills
+# them.
+_ERRORS, _KILLS = 3, 10
 
 
 def command(folder: Path, values: flags.FlagValues, workers: int) -> list[str]:
@@ -41,7 +43,7 @@ class Crew:
         self._folder, self._latency = folder, values.preempt_latency
         self._command = command(folder, values, size)
         self._members: dict[int, subprocess.Popen | None] = dict.fromkeys(range(size))
-        self._stillborn, self._begun = 0, -1
+        self._errors, self._kills, self._begun = 0, 0, -1
 
     def mend(self, overview: Overview) -> bool:
         """Start workers where some are missing and trials wait.
@@ -55,7 +57,7 @@ class Crew:
         """
         begun = sum(state.attempts for state in overview.states.values())
         if begun > self._begun:
-            self._stillborn, self._begun = 0, begun
+            self._errors, self._kills, self._begun = 0, 0, begun
         idle = []
         for number, worker in self._members.items():
             status = None if worker is None else worker.poll()
@@ -87,11 +89,13 @@ class Crew:
         self._members[number] = None
         if status == launch.BAD_STORAGE:
             raise StorageError(f'worker {number}: {self._last_words(number)}')
-        self._stillborn += status not in (None, 0, preemption.PREEMPTED)
-        if self._stillborn >= _STILLBORN:
+        if status is not None:
+            self._kills += status < 0
+            self._errors += status not in (0, preemption.PREEMPTED) and status > 0
+        if self._errors >= _ERRORS or self._kills >= _KILLS:
             raise RuntimeError(
-                f'{_STILLBORN} workers died, the last with status {status}, before '
-                f'they began a trial; {self._log(number)} ends with: '
+                f'{self._errors + self._kills} workers ended before they began a trial,'
+                f' the last with status {status}; {self._log(number)} ends with: '
                 f'{self._last_words(number)}')
 
     def _log(self, number: int) -> Path:

@@ -42,13 +42,20 @@ def launch(tmp_path):
                    'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'programs')}
 
     def start(folder):
-        words = open(tmp_path / 'words.txt', 'a')
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, '-m', 'experiments.runner', str(path),
              f'--workers={WORKERS}', f'--out_dir={folder}', '--checkpoint_every=0.5'],
             cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=words,
             stderr=words)
-    return start
+        started.append(process)
+        return process
+
+    started = []
+    with open(tmp_path / 'words.txt', 'a') as words:
+        yield start
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def digests(folder):
@@ -71,6 +78,7 @@ def workers(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='finds the workers in /proc')
 def test_two_hundred_trials_survive_thirty_kills(launch, tmp_path):
     calm, storm = tmp_path / 'calm', tmp_path / 'storm'
     assert launch(calm).wait(timeout=1500) == 0
