@@ -1,6 +1,6 @@
 """What has become of a run: one line an attempt's beginning and one its end.
 
-    RUN/attempts.jsonl   {"began": …, "host": …, "pid": …, "sweep": …}
+    RUN/attempts.jsonl   {"began": …, "host": …, "pid": …, "sweep": …, "job": of Slurm}
                          {"ended": …, "outcome": "failed", "kind": …, "reason": …}
                          {"retry": …}   a person wants it tried again
 
@@ -55,8 +55,9 @@ class State(NamedTuple):
 
 def began(run: Path, sweep: int) -> None:
     """Note that this process goes on with a run from a sweep."""
+    job = os.environ.get('SLURM_JOB_ID')
     _add(run, {'began': _now(), 'host': socket.gethostname(), 'pid': os.getpid(),
-               'sweep': sweep})
+               'sweep': sweep, **({'job': job} if job else {})})
 
 
 def ended(run: Path, outcome: str, kind: str = '', reason: str = '') -> None:

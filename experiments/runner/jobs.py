@@ -70,8 +70,8 @@ class Jobs:
             asked = subprocess.run(
                 ['squeue', '--noheader', '--jobs', self._ids[0].split('_')[0]],
                 capture_output=True, text=True, check=False)
-            # Slurm forgets a job some time after its end, and then knows no such id; any
-            # other error is one of asking.
+            # Slurm forgets a job some time after its end, and then knows no such id;
+            # any other error is one of asking.
             return bool(asked.stdout.strip()) or (
                 asked.returncode != 0 and 'Invalid job id' not in asked.stderr)
         return True

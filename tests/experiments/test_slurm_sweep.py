@@ -1,0 +1,113 @@
+"""A sweep on a real Slurm: one trial killed, one cancelled, one requeued, none lost.
+
+`tests/loopback_slurm.sh up` starts a Slurm; SLURM_CONF says which. Three minutes on two
+cores.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import attempts
+from experiments.runner import overview, sweep as sweeps
+
+ROOT = Path(__file__).parents[2]
+TOML = '''
+title = 'Eight trials'
+[[table]]
+title = 'Small VAEs'
+experiment = 'vae'
+metric = 'neg_elbo'
+label = 'test -ELBO'
+flags = {hidden = 8, latent = 2, sweeps = 20000, evaluations = 2}
+product = {order = ['joint', 'decoder,encoder'], seed = [0, 1, 2, 3]}
+'''
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """(folder, *flags) -> a launcher's process."""
+    try:
+        subprocess.run(['sinfo'], check=True, capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip('no Slurm answers sinfo: export SLURM_CONF; SLURM_CONF='
+                    '$(tests/loopback_slurm.sh up)')
+    path = tmp_path / 'eight.toml'
+    path.write_text(TOML)
+    environment = {**os.environ, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+                   'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'programs')}
+    started = []
+
+    def start(folder, *flags):
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'experiments.runner', str(path),
+             f'--out_dir={folder}', '--checkpoint_every=0.3', *flags],
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def digests(folder):
+    return {run.name: attempts.read_manifest(run)['digests']
+            for run in sorted(folder.glob('vae-*'))}
+
+
+def attempt(run, condition):
+    """The line of an attempt of a trial that runs, once a condition holds."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        begun = [line for line in attempts.read(run) if 'began' in line]
+        # Past its first checkpoint, so that it has something to go on from.
+        if begun and any((run / 'checkpoints').glob('[0-9]*')) and condition(begun):
+            return begun[-1]
+        time.sleep(0.1)
+    raise AssertionError(f'{run} was not seen at work')
+
+
+@pytest.mark.slurm
+def test_an_array_of_eight_trials(launch, tmp_path):
+    calm, storm = tmp_path / 'calm', tmp_path / 'storm'
+    undisturbed = launch(calm, '--workers=2')
+    assert undisturbed.wait(timeout=600) == 0, undisturbed.stdout.read()
+
+    first = launch(storm, '--cluster=slurm', '--trials_per_job=1', '--parallelism=3')
+    while not (storm / 'sweep.json').exists():
+        time.sleep(0.1)
+    sweep = sweeps.load(storm)
+    killed, cancelled, requeued = (storm / trial.folder for trial in sweep.trials[:3])
+    os.kill(attempt(killed, bool)['pid'], signal.SIGKILL)
+    subprocess.run(['scancel', attempt(cancelled, bool)['job']], check=True)
+    job = attempt(requeued, bool)['job']
+    subprocess.run(['scontrol', 'requeue', job], check=True)
+    words = first.communicate(timeout=600)[0]
+    assert first.returncode == 1, words
+    assert 'submitted 8 jobs to Slurm' in words
+    assert '1 of 8 trials are not done, and no job is left' in words
+    seen = overview.look(sweep, storm)
+    assert [trial.folder for trial in seen.having('preempted')] == [cancelled.name]
+    assert len(seen.having('done')) == 7
+
+    second = launch(storm, '--cluster=slurm', '--trials_per_job=1')
+    words = second.communicate(timeout=600)[0]
+    assert second.returncode == 0, words
+    assert 'submitted 1 jobs to Slurm' in words
+    assert digests(storm) == digests(calm)
+    for run in killed, cancelled, requeued:
+        begun = [line['sweep'] for line in attempts.read(run) if 'began' in line]
+        assert len(begun) == 2 and begun[0] == 0 < begun[1]
+    for trial in sweep.trials:
+        outcomes = [line.get('outcome') for line in attempts.read(storm / trial.folder)]
+        assert outcomes.count('done') == 1
+        if storm / trial.folder not in (killed, cancelled, requeued):
+            assert outcomes == [None, 'done']
