@@ -114,8 +114,6 @@ class RunFolder(NamedTuple):
         """Note that an attempt goes on from a sweep."""
         if self.lease is not None:
             attempts.began(self.path, sweep)
-        if self.events is not None:
-            self.events.begin(sweep)
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:

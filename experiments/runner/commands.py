@@ -50,7 +50,7 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
         _print_commands(sweep, folder)
         return
     if values.tensorboard:
-        events.summary_writer()
+        events.protocol()
     sweeps.save(sweep, folder)
     seen = launcher.run(sweep, folder, values)
     preemption.settled(f'left while writing the report; ./launch.sh {values.name} '
