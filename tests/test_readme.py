@@ -9,10 +9,12 @@ import jax
 import pytest
 
 from experiments import launch
+from experiments.runner import commands, sweep
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
-TEXTS = README, (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+TEXTS = README, *((ROOT / name).read_text(encoding='utf-8') for name in (
+    'CONTRIBUTING.md', 'docs/sweeps.md', 'docs/rules.md', 'results/README.md'))
 COMMANDS = sorted({command.strip() for text in TEXTS for command in re.findall(
     r'(?:\./launch\.sh|python -m experiments\.\w+)[^`\n#]*', text)})
 
@@ -31,16 +33,24 @@ def test_command(command):
     program, *arguments = shlex.split(command)
     if program == 'python':
         _, module, *arguments = arguments
-    elif arguments and arguments[0] == 'bench':
-        module = 'benchmarks'
+        module = module.removeprefix('experiments.')
     elif arguments and arguments[0] != 'test':
-        module, *arguments = ['experiments.' + arguments[0], *arguments[1:]]
+        module, *arguments = arguments
     else:  # the main job, and the tests, whose files are there
         assert all((ROOT / word).exists() for word in arguments if '/' in word)
         return
-    experiment = importlib.import_module(module)
+    if module in ('NAME', 'SWEEP', 'MODULE'):
+        module = 'smoke'
+    given = [word for word in arguments if word.startswith('-') and word != '--help']
+    if (ROOT / 'experiments' / 'sweeps' / f'{module}.toml').exists():
+        sweep.read(sweep.named(module), launch.parse(commands.define_flags, given).set)
+        assert {word for word in arguments if not word.startswith('-')} <= set(
+            commands.COMMANDS)
+        return
+    experiment = importlib.import_module(
+        'benchmarks' if module == 'bench' else f'experiments.{module}')
     if hasattr(experiment, 'define_flags'):
-        launch.parse(experiment.define_flags, arguments)
+        launch.parse(experiment.define_flags, given)
 
 
 def test_commands_are_found():
@@ -49,5 +59,6 @@ def test_commands_are_found():
 
 def test_files_are_found():
     for text in TEXTS:
-        for target in re.findall(r'\]\((?!https?:)([^)#]+)', text):
+        for target in (*re.findall(r'\]\((?!https?:)([^)#]+)', text),
+                       *re.findall(r'`((?:tests|results|docs)/[\w/.-]+)`', text)):
             assert (ROOT / target).exists(), target
