@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-NAMES = ('step_cost', 'sweep_cost', 'peers', 'seeds', 'compile')
+NAMES = ('step_cost', 'sweep_cost', 'peers', 'seeds', 'trials', 'compile')
 
 if __name__ == '__main__':
     statuses = [subprocess.run(

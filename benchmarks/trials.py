@@ -1,0 +1,85 @@
+"""A sweep of 24 short trials against a process for each of its command lines.
+
+    python -m benchmarks.trials [--quick]
+
+The small VAE (64-32-8, batch 128, 200 sweeps) in 3 orders at 2 learning rates with 4
+seeds: 3 compiled programs. Both ways have as many processes at a time as there are
+cores, and a compilation cache that is empty at the start. A sweep's time includes its
+report.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks import measure
+from benchmarks.measure import Bar
+from experiments import attempts
+from experiments.runner import sweep as sweeps
+
+TOML = '''
+title = 'Trials'
+[[table]]
+title = 'Small VAEs'
+experiment = 'vae'
+metric = 'neg_elbo'
+label = 'test -ELBO'
+flags = {hidden = 32, latent = 8, sweeps = 200, evaluations = 4}
+product = {order = ['joint', 'decoder,encoder', 'encoder,decoder'], \
+learning_rate = [1e-3, 3e-4], seed = [0, 1, 2, 3]}
+'''
+WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 2
+
+
+def run_all(folder: Path, commands: Iterable[list[str]]) -> float:
+    """Seconds that commands take, so many at a time."""
+    environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(folder / 'programs')}
+
+    def run(command):
+        subprocess.run([sys.executable, '-m', *command], check=True, env=environment,
+                       capture_output=True)
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(run, commands))
+    return time.perf_counter() - began
+
+
+def digests(folder: Path, trials: Iterable[sweeps.Trial]) -> list[dict[str, str]]:
+    """What the trials of a folder have computed."""
+    return [attempts.read_manifest(folder / trial.folder)['digests']
+            for trial in trials]
+
+
+def main() -> None:
+    """Measure, print, save."""
+    args = measure.arguments(__doc__)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = folder / 'trials.toml'
+        path.write_text(TOML)
+        override = ['sweeps=2'] if args.quick else []
+        trials = sweeps.read(path, override).trials
+        swept = run_all(folder / 'sweep', [[
+            'experiments.runner', str(path), f'--out_dir={folder / "sweep"}',
+            f'--workers={WORKERS}', *(f'--set={word}' for word in override)]])
+        each = run_all(folder / 'each', [
+            [f'experiments.{trial.experiment}', *trial.arguments,
+             f'--run_dir={folder / "each" / trial.folder}'] for trial in trials])
+        identical = (digests(folder / 'sweep', trials)
+                     == digests(folder / 'each', trials))
+    measure.finish('trials', {'trials': [{
+        'program': f'{len(trials)} trials, {WORKERS} processes at a time',
+        'sweep, s': swept, 'a process each, s': each, 'identical': identical}]},
+        [Bar('a sweep against a process each (at most 1/5)', swept / each, 0.2)], args)
+    if not identical:
+        sys.exit('error: a trial of the sweep has other digests than alone.')
+
+
+if __name__ == '__main__':
+    main()
