@@ -55,9 +55,8 @@ class State(NamedTuple):
 
 def began(run: Path, sweep: int) -> None:
     """Note that this process goes on with a run from a sweep."""
-    job = os.environ.get('SLURM_JOB_ID')
     _add(run, {'began': _now(), 'host': socket.gethostname(), 'pid': os.getpid(),
-               'sweep': sweep, **({'job': job} if job else {})})
+               'sweep': sweep, **({'job': _job()} if _job() else {})})
 
 
 def ended(run: Path, outcome: str, kind: str = '', reason: str = '') -> None:
@@ -140,6 +139,14 @@ def _deaths_in_place(lines: list[dict[str, Any]]) -> int:
             break
         deaths += 1
     return deaths
+
+
+def _job() -> str | None:
+    """The Slurm job of this process; of an array, as scancel takes it."""
+    array = os.environ.get('SLURM_ARRAY_JOB_ID')
+    if array:
+        return f'{array}_{os.environ["SLURM_ARRAY_TASK_ID"]}'
+    return os.environ.get('SLURM_JOB_ID')
 
 
 def _add(run: Path, line: dict[str, Any]) -> None:
