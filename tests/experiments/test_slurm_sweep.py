@@ -24,7 +24,7 @@ title = 'Small VAEs'
 experiment = 'vae'
 metric = 'neg_elbo'
 label = 'test -ELBO'
-flags = {hidden = 8, latent = 2, sweeps = 20000, evaluations = 2}
+flags = {hidden = 8, latent = 2, sweeps = 10000, evaluations = 2}
 product = {order = ['joint', 'decoder,encoder'], seed = [0, 1, 2, 3]}
 '''
 
