@@ -1,4 +1,4 @@
-"""Event files hold what the rows say, and what an interrupted attempt wrote is hidden."""
+"""Event files hold what the rows say; what an interrupted attempt wrote is hidden."""
 
 import struct
 import sys
