@@ -1,8 +1,8 @@
 """The folder of a run, which says all that is known of it.
 
     flags.txt         every flag, re-loadable with --flagfile=RUN/flags.txt
-    manifest.json     command, versions, commit, device, cores, hash of the data; when
-                      the run is complete, its attempts and the digests of its numbers
+    manifest.json     command, flags, versions, commit, device, cores, hash of the data;
+                      of a complete run its attempts and the digests of its numbers, too
     uncommitted.diff  what the code had beside its commit, if anything
     attempts.jsonl    what became of it, see `attempts`
     metrics.jsonl     one row a chunk of training; arrays have one entry a seed
@@ -222,7 +222,8 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any]
     """
     path = Path(values.run_dir or Path('runs') / re.sub(
         r'\W+', '-', f'{experiment}-{values.dataset}-{values.order}'))
-    manifest = {'experiment': experiment, **_environment(), **facts}
+    manifest = {'experiment': experiment, 'flags': serialise(values).splitlines(),
+                **_environment(), **facts}
     with _writing(path):
         if values.run_dir:
             path.mkdir(parents=True, exist_ok=True)
