@@ -14,7 +14,7 @@ from absl import flags
 from cdgm.data import load
 from experiments import attempts, figures, preemption, run_folder, settings
 from experiments.group import Run
-from experiments.launch import DivergedError
+from experiments.launch import DivergedError, StorageError
 from experiments.progress import Progress
 from experiments.run_folder import RunFolder
 from experiments.study import Experiment
@@ -73,8 +73,7 @@ def open_folder(bench: Bench, values: flags.FlagValues) -> RunFolder:
 
 
 def run(bench: Bench, all_values: Sequence[flags.FlagValues],
-        folders: Sequence[RunFolder], progress: Progress
-        ) -> list[DivergedError | None]:
+        folders: Sequence[RunFolder], progress: Progress) -> list[Exception | None]:
     """Make runs side by side, or go on with a single one.
 
     Returns:
@@ -92,14 +91,26 @@ def run(bench: Bench, all_values: Sequence[flags.FlagValues],
             results = trainer.train(
                 [Run(folder, bench.experiment.given(values))
                  for folder, values in zip(folders, all_values)], pace, progress)
-        for number, (folder, params) in enumerate(zip(folders, results)):
-            if number:
+        errors: list[Exception | None] = []
+        for folder, params in zip(folders, results):
+            if errors:
                 preemption.starting()
-            if isinstance(params, DivergedError):
-                attempts.failed(folder.path, params)
-            else:
-                folder.save_params(params)
-                trainer.study.draw(folder.path, jax.tree.map(lambda x: x[0], params))
-                figures.conclude(folder)
-                folder.finish()
-    return [end if isinstance(end, DivergedError) else None for end in results]
+            errors.append(_complete(bench, folder, params))
+    return errors
+
+
+def _complete(bench: Bench, folder: RunFolder, params) -> Exception | None:
+    """Write what a training ended with; an error is its own, not that of others."""
+    try:
+        if isinstance(params, DivergedError):
+            raise params
+        folder.save_params(params)
+        bench.trainer.study.draw(folder.path, jax.tree.map(lambda x: x[0], params))
+        figures.conclude(folder)
+        folder.finish()
+    except (StorageError, OSError, preemption.PreemptedError):
+        raise
+    except Exception as error:
+        attempts.failed(folder.path, error)
+        return error
+    return None

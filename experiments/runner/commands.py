@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import flags
 
@@ -23,9 +24,11 @@ from experiments import attempts, events, launch, preemption
 from experiments.launch import SettingError
 from experiments.lease import Lease, TakenError
 from experiments.orders import one_of
-from experiments.runner import jobs, launcher, overview, report, view, worker
+from experiments.runner import again, jobs, launcher, overview, report, view, worker
 from experiments.runner import sweep as sweeps
+from experiments.runner.crew import WorkersError
 from experiments.runner.sweep import Sweep
+from experiments.settings import MANNERS
 
 # Kinds of failure after which another attempt would only repeat the last one's way.
 _ANEW = ('setting', 'data', 'diverged', 'crash')
@@ -47,14 +50,19 @@ def define_flags(values: flags.FlagValues) -> None:
 def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     """Run what is left, write the report, and say what failed."""
     if values.dry_run:
-        _print_commands(sweep, folder)
+        _print_commands(sweep, folder, values)
         return
     if values.tensorboard:
         events.protocol()
     sweeps.save(sweep, folder)
-    seen = launcher.run(sweep, folder, values)
-    preemption.settled(f'left while writing the report; ./launch.sh {values.name} '
-                       'report writes it')
+    # Somebody has made room, as the error asked for.
+    _try_again(sweep, folder, 'disk')
+    try:
+        seen = launcher.run(sweep, folder, values)
+    except WorkersError as error:
+        _end(error)
+    preemption.settled('left while writing the report; '
+                       f'{again.command(values, "report")} writes it')
     print(report.write(sweep, folder))
     preemption.finished()
     left = seen.having('pending', 'preempted', 'running')
@@ -64,41 +72,54 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
               'no job is left; run the same command again.', file=sys.stderr,
               flush=True)
     if failed:
-        print(f'error: {len(failed)} of {len(sweep.trials)} trials failed; their '
-              f'reasons: ./launch.sh {values.name} status', file=sys.stderr, flush=True)
-    if left or failed:
+        _end(f'{len(failed)} of {len(sweep.trials)} trials failed; their reasons: '
+             f'{again.command(values, "status")}')
+    if left:
         sys.exit(1)
+
+
+def _end(error: object) -> NoReturn:
+    print(f'error: {error}', file=sys.stderr, flush=True)
+    sys.exit(1)
 
 
 def status(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     """Say how every trial stands."""
-    seen = overview.look(sweep, folder)
+    seen, names = overview.look(sweep, folder), view.labels(sweep)
     print(f'{sweep.name}: {len(sweep.trials)} trials, {seen.counts()}; in {folder}')
     for trial in seen.having('running', 'preempted'):
         print(f'{seen.states[trial].name} {100 * seen.fractions[trial]:.0f} %: '
-              f'{view.label(trial)} [{trial.folder}]')
+              f'{names[trial]} [{trial.folder}]')
     for trial in seen.having('failed'):
-        print(view.describe_failure(trial, seen))
+        print(': '.join(view.describe_failure(trial, names, seen)))
     for orphan in overview.orphans(sweep, folder):
         print(f'no longer in the sweep: {orphan}')
 
 
 def retry(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     """Forget failures, and run."""
+    if not values.dry_run:
+        _try_again(sweep, folder)
+    run(sweep, folder, values)
+
+
+def _try_again(sweep: Sweep, folder: Path, *kinds: str) -> None:
+    """Note that failed trials are to be tried again, of all kinds unless given."""
     seen = overview.look(sweep, folder)
     for trial in seen.having('failed'):
-        if values.dry_run:
+        state, run_folder = seen.states[trial], folder / trial.folder
+        if kinds and state.kind not in kinds:
             continue
-        run_folder = folder / trial.folder
         with contextlib.suppress(TakenError):
             lease = Lease(run_folder)
             try:
-                if seen.states[trial].kind in _ANEW:
+                if _begun(run_folder) != state.attempts:
+                    continue  # someone else has tried it meanwhile
+                if state.kind in _ANEW:
                     _forget(run_folder)
                 attempts.retry(run_folder)
             finally:
                 lease.give_back()
-    run(sweep, folder, values)
 
 
 def rewrite(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
@@ -116,8 +137,7 @@ COMMANDS: dict[str, Callable[[Sweep, Path, flags.FlagValues], None]] = {
 def main(arguments: Sequence[str]) -> None:
     """Do what a command line says: a sweep, what to do with it, and flags."""
     with launch.one_line_errors():
-        words = [word for word in arguments if not word.startswith('-')]
-        if not words or '--help' in arguments:
+        if not arguments or '--help' in arguments:
             launch.run(define_flags, lambda values: None, __doc__, ['--help'])
             return
         name, what, rest = _read(list(arguments))
@@ -126,7 +146,11 @@ def main(arguments: Sequence[str]) -> None:
     def act(values):
         flags.DEFINE_string('name', name, '', flag_values=values)
         sweep = sweeps.read(path, values.set)
-        COMMANDS[what](sweep, Path(values.out_dir or Path('runs') / sweep.name), values)
+        folder = Path(values.out_dir or Path('runs') / sweep.name)
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not there.is_dir():
+            raise SettingError(f'{there} is no folder; name one with --out_dir.')
+        COMMANDS[what](sweep, folder, values)
 
     launch.run(define_flags, act, __doc__, rest, grace=10.)
 
@@ -144,12 +168,18 @@ def _read(arguments: list[str]) -> tuple[str, str, list[str]]:
         raise SettingError(str(error)) from None
 
 
-def _print_commands(sweep: Sweep, folder: Path) -> None:
+def _print_commands(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
+    manners = [values[name].serialize() for name in MANNERS if values[name].present]
     seen = overview.look(sweep, folder)
     for trial in sweep.trials:
         command = shlex.join(['python', '-m', f'experiments.{trial.experiment}',
-                              *trial.arguments, f'--run_dir={folder / trial.folder}'])
+                              *trial.arguments, *manners,
+                              f'--run_dir={folder / trial.folder}'])
         print(f'{command}  # {seen.states[trial].name}')
+
+
+def _begun(run: Path) -> int:
+    return sum('began' in line for line in attempts.read(run))
 
 
 def _forget(run: Path) -> None:

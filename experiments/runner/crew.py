@@ -8,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import launch, preemption
+from experiments import attempts, launch, preemption
 from experiments.launch import StorageError
 from experiments.runner.overview import Overview
 from experiments.settings import MANNERS
@@ -17,6 +17,10 @@ from experiments.settings import MANNERS
 # do so: by an error, or because someone, perhaps the system for want of memory, kills
 # them.
 _ERRORS, _KILLS = 3, 10
+
+
+class WorkersError(RuntimeError):
+    """Workers end, one after another, and no trial begins."""
 
 
 def command(folder: Path, values: flags.FlagValues, workers: int) -> list[str]:
@@ -53,20 +57,17 @@ class Crew:
 
         Raises:
           StorageError: the disk refused to write.
-          RuntimeError: workers die before they begin anything.
+          WorkersError: workers end before they begin anything.
         """
         begun = sum(state.attempts for state in overview.states.values())
         if begun > self._begun:
             self._errors, self._kills, self._begun = 0, 0, begun
-        idle = []
-        for number, worker in self._members.items():
-            status = None if worker is None else worker.poll()
-            if worker is None or status is not None:
-                idle.append(number)
-                self._heed(number, status)
-        busy = len(self._members) - len(idle)
         waiting = len(overview.having('pending', 'preempted'))
-        for number in idle[:max(waiting - busy, 0)]:
+        self._reap(waiting)
+        idle = [number for number, worker in self._members.items() if worker is None]
+        # The others have a trial, perhaps a long one, or are about to take one.
+        about = len(self._members) - len(idle) - self._at_work(overview)
+        for number in idle[:max(waiting - about, 0)]:
             self._members[number] = self._start(number)
         return True
 
@@ -84,19 +85,34 @@ class Crew:
                 worker.wait()
             worker.stdin.close()
 
-    def _heed(self, number: int, status: int | None) -> None:
-        """Look at what a worker ended with."""
-        self._members[number] = None
-        if status == launch.BAD_STORAGE:
-            raise StorageError(f'worker {number}: {self._last_words(number)}')
-        if status is not None:
+    def _reap(self, waiting: int) -> None:
+        """Look at what workers ended with."""
+        in_vain = False
+        for number, worker in self._members.items():
+            status = None if worker is None else worker.poll()
+            if status is None:
+                continue
+            self._members[number] = None
+            worker.stdin.close()
+            if status == launch.BAD_STORAGE:
+                raise StorageError(f'worker {number}: {self._last_words(number)}')
             self._kills += status < 0
-            self._errors += status not in (0, preemption.PREEMPTED) and status > 0
-        if self._errors >= _ERRORS or self._kills >= _KILLS:
-            raise RuntimeError(
-                f'{self._errors + self._kills} workers ended before they began a trial,'
-                f' the last with status {status}; {self._log(number)} ends with: '
-                f'{self._last_words(number)}')
+            self._errors += status > 0 and status != preemption.PREEMPTED
+            if status == 0 and waiting and not in_vain:
+                # Those that end together may all have missed what now waits.
+                self._errors, in_vain = self._errors + 1, True
+            if self._errors >= _ERRORS or self._kills >= _KILLS:
+                raise WorkersError(
+                    f'{self._errors + self._kills} workers ended before they began a '
+                    f'trial, the last with status {status}; {self._log(number)} ends '
+                    f'with: {self._last_words(number)}')
+
+    def _at_work(self, overview: Overview) -> int:
+        """Count the workers that have begun a trial."""
+        begun = {line.get('pid') for trial in overview.having('running')
+                 for line in attempts.read(self._folder / trial.folder)[-1:]}
+        return sum(worker is not None and worker.pid in begun
+                   for worker in self._members.values())
 
     def _log(self, number: int) -> Path:
         return self._folder / 'logs' / f'worker-{os.getpid()}-{number}.log'
@@ -110,8 +126,12 @@ class Crew:
         with open(self._log(number), 'ab') as log:
             # A session of its own: Ctrl-C is the launcher's, who asks them to leave.
             return subprocess.Popen(
-                [*self._command, f'--number={number}'], stdin=subprocess.PIPE,
-                stdout=log, stderr=log, start_new_session=True)
+                [*self._command, f'--number={number}', *self._careful()],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+
+    def _careful(self) -> list[str]:
+        """Measure nothing where workers ended before they began: perhaps of that."""
+        return ['--mode=sequential'] if self._errors + self._kills else []
 
 
 def _cores() -> int:

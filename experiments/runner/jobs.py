@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.launch import SettingError
-from experiments.runner import crew, planner, slurm
+from experiments.runner import again, crew, planner, slurm
 from experiments.runner.overview import Overview
 from experiments.runner.sweep import Trial
 
@@ -46,7 +46,7 @@ class Jobs:
     """
 
     def __init__(self, folder: Path, values: flags.FlagValues, waiting: list[Trial]):
-        self.parting = (f'the jobs go on; ./launch.sh {values.name} status says how '
+        self.parting = (f'the jobs go on; {again.command(values, "status")} says how '
                         'they stand')
         commands = [
             [*crew.command(folder, values, workers=1), '--trials=' + ','.join(ids)]
@@ -54,7 +54,7 @@ class Jobs:
         self._ids = slurm.submit(
             commands, folder / 'slurm', minutes=values.minutes, cpus=values.cpus,
             partition=values.partition, parallelism=values.parallelism,
-            latency=values.preempt_latency, name=values.name,
+            latency=values.preempt_latency, name=Path(values.name).stem,
             options=_options(values.sbatch))
         self._asked = time.monotonic()
         if self._ids:

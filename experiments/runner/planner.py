@@ -38,7 +38,7 @@ _WIDEST = 32
 # Share of the free memory that trials side by side may take.
 _MEMORY = 0.5
 
-# Seconds of sweeps to measure each way.
+# Seconds of sweeps to measure, one trial after another.
 _PROBE = 0.5
 
 # Another program pays if what is left takes so many times as long as to compile it.
@@ -114,10 +114,10 @@ def make_plan(trainer: Trainer, waiting: Sequence[Given], workers: int, mode: st
     began = time.perf_counter()
     bytes_of_one = _bytes(trainer, waiting[0])
     compiling = time.perf_counter() - began
-    width = min(width, int(_MEMORY * _free_bytes() / workers / bytes_of_one))
+    width = int(min(width, _MEMORY * _free_bytes() / workers / bytes_of_one))
     if width < 2:
         return Plan(1, f'a trial takes {bytes_of_one / 1e6:.0f} MB')
-    length, one = _pace(trainer, waiting[0])
+    length, one = _pace(trainer, waiting[0], width)
     left = len(waiting) / workers * trainer.sweeps * one
     if mode == 'auto' and left < _WORTH * compiling:
         return Plan(1, f'{left:.1f} s are left, and another program takes about '
@@ -136,12 +136,12 @@ def make_plan(trainer: Trainer, waiting: Sequence[Given], workers: int, mode: st
     return Plan(width, said)
 
 
-def _pace(trainer: Trainer, given: Given) -> tuple[int, float]:
-    """How many sweeps take long enough to be measured, and seconds of one."""
+def _pace(trainer: Trainer, given: Given, width: int) -> tuple[int, float]:
+    """How many sweeps of some trials can be measured, and seconds of one of one."""
     upto = trainer.longest_call
     while True:
         seconds = _sweep(trainer, given, upto)[0]
-        if seconds > _PROBE or upto >= trainer.sweeps:
+        if width * seconds > _PROBE or upto >= trainer.sweeps:
             return upto, seconds / upto
         upto = min(trainer.sweeps, 4 * upto)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console, Group
@@ -26,12 +27,13 @@ class View:
       overview: how it stands at the start.
     """
 
-    def __init__(self, sweep: Sweep, folder, overview: Overview):
-        self._sweep, self._folder = sweep, folder
+    def __init__(self, sweep: Sweep, folder: Path, overview: Overview):
+        self._sweep, self._folder, self._labels = sweep, folder, labels(sweep)
         self._began, self._first = time.monotonic(), _done(overview)
         self._now, self._told = overview, set(overview.having('failed'))
+        self._losses: dict[Trial, str] = {}
         self._tenth = self._tenths()
-        self._console = Console(highlight=False, soft_wrap=False)
+        self._console = Console(highlight=False)
         self._live = Live(console=self._console, refresh_per_second=4,
                           get_renderable=self._render, transient=True)
 
@@ -47,9 +49,14 @@ class View:
             self._live.stop()
         self.say(f'{self._sweep.name}: {self._now.counts()}')
 
-    def say(self, line: str) -> None:
-        """Print a line, above what is live."""
-        self._console.print(Text(line))
+    def say(self, *lines: str) -> None:
+        """Print a line, above what is live; on a terminal, parts of it as lines."""
+        if self._console.is_terminal:
+            for line in lines:
+                # `print` joins texts to a new one, without their manners.
+                self._console.print(Text(line), no_wrap=True, overflow='ellipsis')
+        else:
+            self._console.print(Text(': '.join(lines)), soft_wrap=True)
 
     def update(self, overview: Overview) -> None:
         """Show how it stands now."""
@@ -57,57 +64,75 @@ class View:
         for trial in overview.having('failed'):
             if trial not in self._told:
                 self._told.add(trial)
-                self.say(describe_failure(trial, overview))
-        if not self._console.is_terminal and self._tenths() > self._tenth:
-            self._tenth = self._tenths()
-            self.say(f'{self._sweep.name}: {overview.counts()}{self._left()}')
+                self.say(*describe_failure(trial, self._labels, overview))
+        if not self._console.is_terminal:
+            if self._tenths() > self._tenth:
+                self._tenth = self._tenths()
+                self.say(f'{self._sweep.name}: {overview.counts()}{self._left("; ")}')
+            return
+        self._losses = {trial: _losses(self._folder / trial.folder)
+                        for trial in overview.having('running')[:_SHOWN]}
 
     def _tenths(self) -> int:
         return int(10 * _done(self._now) / max(len(self._now.states), 1))
 
-    def _left(self) -> str:
+    def _left(self, before: str = '') -> str:
         """Remaining time, at the pace of this launch."""
         here = _done(self._now) - self._first
         left = len(self._now.states) - _done(self._now)
         if here <= 0 or left <= 0:
             return ''
         seconds = time.monotonic() - self._began
-        return (f'; {60 * here / seconds:.1f} trials a minute, '
+        return (f'{before}{60 * here / seconds:.1f} trials a minute, '
                 f'{_clock(left * seconds / here)} left')
 
     def _render(self) -> Group:
-        bars = Table.grid(padding=(0, 1))
-        bars.add_row(ProgressBar(len(self._now.states), _done(self._now), width=24),
-                     Text(f'{self._now.counts()}{self._left()}'))
         running = self._now.having('running')
+        whole = Table.grid(padding=(0, 1))
+        whole.add_row(ProgressBar(len(self._now.states), _done(self._now), width=24),
+                      _line(self._left() or ('' if running else 'setting up')))
         rows = Table.grid(padding=(0, 1))
-        for trial in running[:_SHOWN]:
-            rows.add_row(
-                ProgressBar(1., self._now.fractions[trial], width=12),
-                Text(_losses(self._folder / trial.folder), no_wrap=True),
-                Text(label(trial), no_wrap=True, overflow='ellipsis', style='dim'))
-        if len(running) > _SHOWN:
-            rows.add_row('', f'and {len(running) - _SHOWN} more', '')
-        return Group(bars, rows)
+        # Where there is no room for all, the name stays.
+        rows.add_column(no_wrap=True)
+        rows.add_column(no_wrap=True)
+        rows.add_column()
+        for trial, losses in self._losses.items():
+            rows.add_row(ProgressBar(1., self._now.fractions[trial], width=8),
+                         _line(self._labels[trial]), _line(losses, style='dim'))
+        more = len(running) - len(self._losses)
+        return Group(whole, _line(self._now.counts()), rows,
+                     *([_line(f'and {more} more')] if more else []))
 
 
-def label(trial: Trial) -> str:
-    """A trial in a few words."""
-    return ' '.join([trial.experiment, *(argument.removeprefix('--')
-                                         for argument in trial.arguments)])
+def labels(sweep: Sweep) -> dict[Trial, str]:
+    """Name every trial by what tells it from the others."""
+    shared = {experiment: set.intersection(*(
+        set(trial.arguments) for trial in sweep.trials
+        if trial.experiment == experiment))
+        for experiment in {trial.experiment for trial in sweep.trials}}
+    return {trial: ' '.join([
+        *([trial.experiment] if len(shared) > 1 else []),
+        *(argument.removeprefix('--') for argument in trial.arguments
+          if argument not in shared[trial.experiment])]) or trial.experiment
+        for trial in sweep.trials}
 
 
-def describe_failure(trial: Trial, overview: Overview) -> str:
-    """One line on what went wrong."""
+def describe_failure(trial: Trial, names: dict[Trial, str], overview: Overview
+                     ) -> tuple[str, str]:
+    """Say what failed, and why."""
     state = overview.states[trial]
-    return f'failed ({state.kind}): {label(trial)}: {state.reason} [{trial.folder}]'
+    return f'failed ({state.kind}): {names[trial]} [{trial.folder}]', state.reason
+
+
+def _line(text: str, style: str = '') -> Text:
+    return Text(text, no_wrap=True, overflow='ellipsis', style=style)
 
 
 def _done(overview: Overview) -> float:
     return sum(overview.fractions.values())
 
 
-def _losses(run) -> str:
+def _losses(run: Path) -> str:
     losses: Iterable = last_row(run).get('loss', {}).items()
     return ', '.join(f'{name[:12]} {np.mean(value):.4g}' for name, value in losses)
 

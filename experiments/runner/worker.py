@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -27,6 +28,9 @@ from experiments.runner.sweep import Trial, load
 from experiments.trials import Bench
 
 _WAITING = ('pending', 'preempted')
+
+# Seconds in which a worker takes the trials that it runs side by side.
+_TAKING = 1.
 
 
 def define_manners(values: flags.FlagValues) -> None:
@@ -81,67 +85,85 @@ def _work(folder: Path, name: str, members: Sequence[Member],
     """Run what nobody has of a group."""
     if not any(_waits(member) for member in members):
         return
+    preemption.starting()  # what went before is complete, and compiling is long
     experiment = EXPERIMENTS[members[0].trial.experiment]
     try:
         bench = trials.set_up(experiment, members[0].values)
+    except (StorageError, OSError):
+        raise
     except Exception as error:
         for member in filter(_waits, members):
             _note(member, error)
         return
     fresh = [member for member in members if _waits(member) and _is_fresh(member)]
-    plan = planner.make_plan(
-        bench.trainer, [experiment.given(member.values) for member in fresh],
-        values.workers or 1, values.mode)
+    plan = _plan(bench, fresh, values)
     planner.note_plan(folder, name, plan)
     print(f'{name}: {len(fresh)} of {len(members)} trials, {plan.width} at a time '
           f'({plan.reason})', flush=True)
-    for batch in _batches(members, plan):
-        _run(bench, batch)
+    theirs: set[Trial] = set()
+    while batch := _choose([member for member in members
+                            if member.trial not in theirs], plan):
+        preemption.starting()
+        had, missed = _take(bench, batch)
+        theirs |= missed
+        # A width that was not compiled for is not worth it.
+        for some in [had] if len(had) == len(batch) else [[one] for one in had]:
+            _run(bench, some)
 
 
-def _batches(members: Sequence[Member], plan: Plan) -> Iterator[list[Member]]:
-    """What waits when it is asked for: several that are fresh, or a single one."""
-    refused: set[Trial] = set()
-    while True:
-        waiting = [member for member in members
-                   if member.trial not in refused and _waits(member)]
-        if not waiting:
-            return
-        fresh = [member for member in waiting if _is_fresh(member)]
-        # Fewer would be another program to compile.
-        batch = (fresh[:plan.width] if len(fresh) >= plan.width > 1 else waiting[:1])
-        yield batch
-        # Still waiting, so someone else has just taken it: that one knows.
-        refused |= {member.trial for member in batch if _waits(member)}
-
-
-def _run(bench: Bench, batch: Sequence[Member]) -> None:
-    """Run what can be had of a batch; note what fails, and go on."""
-    preemption.starting()
-    had = [(member.values, folder) for member in batch
-           if (folder := _open(bench, member))]
-    # A width that was not compiled for is not worth it.
-    for some in [had] if len(had) == len(batch) else [[one] for one in had]:
-        values, folders = zip(*some)
-        try:
-            trials.run(bench, values, folders, Progress(
-                bench.experiment.name, bench.facts['sweeps'], quiet=True))
-        except (StorageError, OSError, preemption.PreemptedError):
-            raise
-        except Exception as error:
-            for folder in folders:
-                print(f'{folder.path}: {error}', file=sys.stderr, flush=True)
-
-
-def _open(bench: Bench, member: Member) -> RunFolder | None:
-    """Take a trial, unless someone else has it."""
+def _plan(bench: Bench, fresh: Sequence[Member], values: flags.FlagValues) -> Plan:
     try:
-        return trials.open_folder(bench, member.values)
-    except BusyError:
-        return None
-    except SettingError as error:
-        _note(member, error)
-        return None
+        return planner.make_plan(
+            bench.trainer, [bench.experiment.given(member.values) for member in fresh],
+            values.workers or 1, values.mode)
+    except Exception as error:
+        # Whatever it is, a trial that meets it, too, says so.
+        return Plan(1, f'not measured: {" ".join(str(error).split()):.200}')
+
+
+def _choose(members: Sequence[Member], plan: Plan) -> Sequence[Member]:
+    """What waits: several that are fresh, or a single one."""
+    waiting = [member for member in members if _waits(member)]
+    fresh = [member for member in waiting if _is_fresh(member)]
+    # Fewer would be another program to compile.
+    return fresh[:plan.width] if len(fresh) >= plan.width > 1 else waiting[:1]
+
+
+def _take(bench: Bench, batch: Sequence[Member]) -> tuple[
+        list[tuple[flags.FlagValues, RunFolder]], set[Trial]]:
+    """Take what nobody has, and say what cannot be had though it waits."""
+    had, missed = [], set()
+    for member in batch:
+        try:
+            had.append((member.values, trials.open_folder(bench, member.values)))
+        except BusyError as error:
+            print(error, file=sys.stderr, flush=True)
+            if _waits(member):
+                missed.add(member.trial)
+            elif len(batch) > 1:
+                # Someone is taking the same trials, and shall have all of them.
+                time.sleep(_TAKING)
+                break
+        except SettingError as error:
+            if isinstance(error.__context__, OSError):
+                raise StorageError(str(error)) from None
+            _note(member, error)
+    return had, missed
+
+
+def _run(bench: Bench, some: Sequence[tuple[flags.FlagValues, RunFolder]]) -> None:
+    """Run one trial, or several side by side; failures are noted, and end nothing."""
+    values, folders = zip(*some)
+    try:
+        errors = trials.run(bench, values, folders, Progress(
+            bench.experiment.name, bench.facts['sweeps'], quiet=True))
+    except (StorageError, OSError, preemption.PreemptedError):
+        raise
+    except Exception as error:
+        errors = [error] * len(folders)
+    for folder, error in zip(folders, errors):
+        if error:
+            print(f'{folder.path}: {error}', file=sys.stderr, flush=True)
 
 
 def _note(member: Member, error: Exception) -> None:
