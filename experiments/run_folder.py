@@ -162,9 +162,11 @@ def digests(path: Path) -> dict[str, str]:
         for name, leaf in sorted(leaves.items()):
             params.update(f'{name} {leaf.dtype} {leaf.shape}\n'.encode())
             params.update(leaf.tobytes())
-    rows = [{**row, 'seconds': None} for row in read_rows(path)]
+    # Sorted, because a row of runs side by side names its numbers in another order.
+    rows = json.dumps([{**row, 'seconds': None} for row in read_rows(path)],
+                      sort_keys=True)
     return {'params': params.hexdigest(),
-            'metrics': hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
+            'metrics': hashlib.sha256(rows.encode()).hexdigest()}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -246,12 +248,11 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any]
 def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],
           facts: Iterable[str]) -> None:
     """Begin a run in a folder, or see that the one there is the same."""
-    before = attempts.read_manifest(path)
-    if before is None and (path / 'metrics.jsonl').exists() or 'digests' in (
-            before or {}):
+    before, begun = attempts.read_manifest(path), (path / 'metrics.jsonl').exists()
+    if before is None and begun or 'digests' in (before or {}):
         raise BusyError(f'run folder {path} holds a run already; give another '
                         '--run_dir, or move it away.')
-    if before is not None:
+    if begun:
         _check_same(path, values, before, manifest, facts)
         return
     (path / 'flags.txt').write_text(serialise(values))
