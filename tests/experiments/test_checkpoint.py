@@ -17,15 +17,18 @@ import pytest
 import cdgm
 from experiments import checkpoint, launch, preemption, rules, run_folder, training, vae
 from experiments.checkpoint import Checkpoint
+from experiments.group import Run
 from experiments.launch import SettingError, StorageError
+from experiments.progress import Progress
 from experiments.run_folder import RunFolder, read_rows
 from experiments.settings import Order
-from experiments.study import Study
+from experiments.study import Given, Study
+from experiments.training import Pace, Trainer
 
 SWEEPS, EVALUATIONS = 12, 3
 
 
-class Given(NamedTuple):
+class Seen(NamedTuple):
     """What a loss was given."""
 
     noise: jax.Array
@@ -34,22 +37,29 @@ class Given(NamedTuple):
 def loss(params, batch, key):
     noise = jax.random.normal(key)
     error = jnp.tanh(batch @ params['a']) @ params['b'] - noise
-    return jnp.mean(jnp.square(error)), Given(noise)
+    return jnp.mean(jnp.square(error)), Seen(noise)
 
 
 def study(choice=None):
     return Study(
         init=lambda key: {'a': jax.random.normal(key, (9, 3)), 'b': jnp.ones(3)},
-        descent=cdgm.block_descent({
+        descent=lambda hyper: cdgm.block_descent({
             name: cdgm.Block(name, loss, optax.adam(0.1)) for name in 'ab'}),
-        order=Order(('b', 'a'), {}, choice), images=jnp.eye(9),
+        order=Order(('b', 'a'), ('a', 'b'), {}, choice), images=jnp.eye(9),
         prepare=lambda images, key: images,
-        evaluate=lambda params: {'norm': jnp.linalg.norm(params['b'], axis=1)},
-        batch_size=2, fresh=True, keys=jax.random.split(jax.random.key(3), 2))
+        evaluate=lambda params, hyper: {'norm': jnp.linalg.norm(params['b'])},
+        draw=lambda folder, params: None, batch_size=2, fresh=True)
 
 
-STUDIES = {'in_order': study(),
-           'bandit': study(rules.choices((1, 1), jax.random.key(1), 3)['bandit'])}
+STUDIES = {'in_order': study(), 'bandit': study(rules.choices((1, 1), 3)['bandit'])}
+GIVEN = Given(jax.random.split(jax.random.key(3), 2), {})
+
+
+def train_in(folder, study, pace=Pace()):
+    one = jax.tree.map(lambda x: x[0], GIVEN)
+    params, = Trainer(study, SWEEPS, EVALUATIONS, one).train(
+        [Run(folder, GIVEN)], pace, Progress('toy', SWEEPS))
+    return params
 
 
 @pytest.fixture
@@ -59,8 +69,7 @@ def train(cheap_compilation, monkeypatch):
 
     def train(study, folder):
         with cheap_compilation():
-            params = training.train(study, SWEEPS, EVALUATIONS, folder, 'toy',
-                                    checkpoint_every=0., latency=1e-9)
+            params = train_in(folder, study, Pace(checkpoint_every=0., latency=1e-9))
         return jax.tree.map(np.asarray, params)
     return train
 
@@ -72,7 +81,7 @@ def whole(tmp_path_factory, cheap_compilation):
         folder = RunFolder(tmp_path_factory.mktemp(name))
         with pytest.MonkeyPatch.context() as monkeypatch, cheap_compilation():
             monkeypatch.setattr(training, '_ROWS', 3)
-            params = training.train(STUDIES[name], SWEEPS, EVALUATIONS, folder, 'toy')
+            params = train_in(folder, STUDIES[name])
         return params, without_seconds(folder.path)
     return {name: train(name) for name in STUDIES}
 
@@ -293,16 +302,17 @@ def parse(*arguments):
 
 def test_the_same_run_goes_on_and_no_other(tmp_path, capsys):
     def create(*arguments, data='a'):
-        return run_folder.create(
+        folder = run_folder.create(
             'vae', parse(f'--run_dir={tmp_path}', '--hidden=8', *arguments),
             {'data': {'file': data}})
+        folder.lease.give_back()
+        return folder
 
     create('--beta=4')  # which has not begun
-    folder = create('--beta=2')
-    folder.add_row({'sweep': 0})
-    before = (tmp_path / 'env.json').read_bytes()
+    create('--beta=2').add_row({'sweep': 0})
+    before = (tmp_path / 'manifest.json').read_bytes()
     create('--beta=2', '--checkpoint_every=3', '--preempt_latency=1', '--data_dir=x')
-    assert (tmp_path / 'env.json').read_bytes() == before
+    assert (tmp_path / 'manifest.json').read_bytes() == before
     with pytest.raises(SettingError) as caught:
         create('--beta=1', '--hidden=4', '--fresh_minibatches')
     assert ('interrupted run with other flags (then --beta=2.0 --hidden=8 '
@@ -311,25 +321,17 @@ def test_the_same_run_goes_on_and_no_other(tmp_path, capsys):
     with pytest.raises(SettingError, match='whose data was .* and is now'):
         create('--beta=2', data='b')
     assert capsys.readouterr().err == ''
-    (tmp_path / 'env.json').write_bytes(before.replace(b'"cores": ', b'"cores": 9'))
-    create('--beta=2')
+    (tmp_path / 'manifest.json').write_bytes(
+        before.replace(b'"cores": ', b'"cores": 9'))
+    folder = run_folder.create(
+        'vae', parse(f'--run_dir={tmp_path}', '--hidden=8', '--beta=2'),
+        {'data': {'file': 'a'}})
     assert capsys.readouterr().err.startswith('warning: cores was 9')
+    folder.save_params({'w': np.ones(1)})
     folder.finish()
-    assert {path.name for path in tmp_path.iterdir()} == {
-        'env.json', 'flags.txt', 'metrics.jsonl'}
-
-
-def test_two_processes_do_not_share_a_run(tmp_path):
-    os.close(run_folder.create('vae', parse(f'--run_dir={tmp_path}'), {}).lock)
-    hold = ('import fcntl, sys; file = open(sys.argv[1], "w"); '
-            'fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()')
-    with subprocess.Popen([sys.executable, '-c', hold, tmp_path / 'checkpoints/lock'],
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        with pytest.raises(SettingError, match='is being written by another process'):
-            run_folder.create('vae', parse(f'--run_dir={tmp_path}'), {})
-        other.stdin.close()
-    run_folder.create('vae', parse(f'--run_dir={tmp_path}'), {}).finish()
+    assert not (tmp_path / 'checkpoints').exists()
+    with pytest.raises(run_folder.BusyError, match='holds a run already'):
+        create('--beta=2')
 
 
 @pytest.fixture

@@ -19,30 +19,32 @@ def parse(*arguments):
 
 
 def read_order(*arguments):
-    return settings.read_order(parse(*arguments), BLOCKS, jax.random.key(0))
+    return settings.read_order(parse(*arguments), BLOCKS)
 
 
 def test_defaults_are_those_of_the_experiment():
     order = read_order()
     assert order == settings.Order(
-        ('decoder', 'encoder'), {'encoder': 1e-3, 'decoder': 1e-3}, None)
+        ('decoder', 'encoder'), BLOCKS, {'encoder': 1e-3, 'decoder': 1e-3}, None)
 
 
 def test_joint_has_one_rate():
     order = read_order('--order=joint', '--learning_rate=0.01')
-    assert order.updates == ('joint',) and order.rates == {'joint': 0.01}
+    assert order.updates == order.blocks == ('joint',)
+    assert order.rates == {'joint': 0.01}
 
 
 @pytest.mark.parametrize('name', rules.NAMES)
 def test_every_schedule_chooses_among_the_blocks(name):
     order = read_order('--order=encoder*2,decoder', f'--schedule={name}')
-    assert order.choice.build([1., 1.]).num_blocks == 2
+    assert order.choice.build([1., 1.], jax.random.key(0)).num_blocks == 2
 
 
 def test_shuffled_keeps_the_visits_and_uniform_their_share():
     def choices(name, steps):
         order = read_order('--order=encoder*3,decoder', f'--schedule={name}')
-        return jax.jit(jax.vmap(order.choice.build([1., 1.])))(np.arange(steps))
+        schedule = order.choice.build([1., 1.], jax.random.key(0))
+        return jax.jit(jax.vmap(schedule))(np.arange(steps))
 
     assert (choices('shuffled', 40).reshape(-1, 4).sum(axis=1) == 1).all()
     share = choices('uniform', 1000).mean()

@@ -15,17 +15,20 @@ import pytest
 import cdgm
 from experiments import costs, training
 from experiments.launch import DivergedError
+from experiments.group import Run
+from experiments.progress import Progress
 from experiments.rules import Choice, Probe
 from experiments.run_folder import RunFolder, read_rows
 from experiments.settings import Order
-from experiments.study import Study
+from experiments.study import Given, Study
+from experiments.training import Pace, Trainer
 
 IMAGES, BATCH, SWEEPS, WIDTH = 9, 2, 8, 32
 MINIBATCHES = IMAGES // BATCH
 RATE = 0.1
 
 
-class Given(NamedTuple):
+class Seen(NamedTuple):
     """What a loss was given: how often each image, and a draw from its key."""
 
     images: jax.Array
@@ -35,7 +38,7 @@ class Given(NamedTuple):
 def loss(params, batch, key):
     noise = jax.random.normal(key)
     error = jnp.tanh(batch @ params['a']) @ params['b'] - noise
-    return jnp.mean(jnp.square(error)), Given(jnp.sum(jnp.abs(batch), axis=0), noise)
+    return jnp.mean(jnp.square(error)), Seen(jnp.sum(jnp.abs(batch), axis=0), noise)
 
 
 def init(key):
@@ -48,26 +51,46 @@ def prepare(images, key):
     return images * jnp.where(jax.random.bernoulli(key), 1, -1)
 
 
+def blocks(hyper):
+    return cdgm.block_descent({
+        name: cdgm.Block(name, loss, optax.sgd(hyper['rate'])) for name in 'ab'})
+
+
+def ordered(*updates, choice=None):
+    return Order(updates, ('a', 'b'), {}, choice)
+
+
+def given(keys, rate=RATE):
+    return Given(keys, {'rate': jnp.full(len(keys), rate)})
+
+
 STUDY = Study(
-    init=init,
-    descent=cdgm.block_descent({
-        name: cdgm.Block(name, loss, optax.sgd(RATE)) for name in 'ab'}),
-    order=Order(('b', 'a'), {}, None), images=jnp.eye(IMAGES), prepare=prepare,
-    evaluate=lambda params: {'norm': jnp.linalg.norm(params['b'], axis=1)},
-    batch_size=BATCH, fresh=True, keys=jax.random.split(jax.random.key(3), 2))
+    init=init, descent=blocks, order=ordered('b', 'a'), images=jnp.eye(IMAGES),
+    prepare=prepare,
+    evaluate=lambda params, hyper: {'norm': jnp.linalg.norm(params['b'])},
+    draw=lambda folder, params: None, batch_size=BATCH, fresh=True)
+KEYS = jax.random.split(jax.random.key(3), 2)
 
 STUDIES = {'fresh': STUDY, 'shared': STUDY._replace(fresh=False),
-           'simultaneous': STUDY._replace(order=Order(('simultaneous',), {}, None))}
+           'simultaneous': STUDY._replace(order=ordered('simultaneous'))}
+
+
+def train_in(path, study, evaluations=2, keys=KEYS, sweeps=SWEEPS):
+    """Parameters, or the error that ended the run."""
+    one = jax.tree.map(lambda x: x[0], given(keys))
+    params, = Trainer(study, sweeps, evaluations, one).train(
+        [Run(RunFolder(path), given(keys))], Pace(), Progress('toy', sweeps))
+    return params
 
 
 @pytest.fixture(scope='module')
 def train(tmp_path_factory, cheap_compilation):
-    """(study, evaluations) -> (params, rows) after `SWEEPS` sweeps."""
-    def train(study, evaluations=2):
-        folder = RunFolder(tmp_path_factory.mktemp('run'))
+    """(study, evaluations, keys) -> (params, rows) after `SWEEPS` sweeps."""
+    def train(study, evaluations=2, keys=KEYS):
+        path = tmp_path_factory.mktemp('run')
         with cheap_compilation():
-            params = training.train(study, SWEEPS, evaluations, folder, 'toy')
-        return params, read_rows(folder.path)
+            params = train_in(path, study, evaluations, keys)
+        return params, read_rows(path)
     return train
 
 
@@ -127,7 +150,7 @@ def minibatches_by_hand(key, sweep, per_sweep):
 def test_equals_a_loop_in_python(name, trained):
     final, rows = trained[name]
     sweep_once = jax.jit(SWEEPS_BY_HAND[name])
-    for seed, key in enumerate(STUDY.keys):
+    for seed, key in enumerate(KEYS):
         params = init(jax.random.fold_in(key, 0))
         for sweep in range(SWEEPS):
             data = minibatches_by_hand(key, sweep, 2 if name == 'fresh' else 1)
@@ -155,7 +178,7 @@ def test_a_sweep_draws_once_or_for_every_update(trained):
     for row in trained['shared'][1][1:]:
         assert row['aux']['a'] == row['aux']['b']
     for row in trained['fresh'][1][1:]:
-        for name in Given._fields:
+        for name in Seen._fields:
             assert row['aux']['a'][name] != row['aux']['b'][name]
 
 
@@ -184,7 +207,7 @@ def test_numbers_do_not_depend_on_the_chunks(trained, train, monkeypatch):
 
 def test_seeds_side_by_side_do_not_meet(trained, train):
     params, rows = trained['fresh']
-    alone, own_rows = train(STUDY._replace(keys=STUDY.keys[1:]))
+    alone, own_rows = train(STUDY, keys=KEYS[1:])
     assert_equal_trees(alone, jax.tree.map(lambda x: x[1:], params), rtol=1e-12)
     for own, both in zip(own_rows[1:], rows[1:], strict=True):
         assert own['aux']['a']['images'] == both['aux']['a']['images'][1:]
@@ -195,7 +218,7 @@ def test_driven_by_a_schedule_is_in_order(train, trained):
     params, rows = trained['fresh']
     schedule = cdgm.sequence((1, 0), num_blocks=2)
     driven, driven_rows = train(STUDY._replace(
-        order=Order(('b', 'a'), {}, Choice(lambda costs: schedule))))
+        order=ordered('b', 'a', choice=Choice(lambda costs, key: schedule))))
     assert_equal_trees(driven, params, rtol=1e-12)
     for own, other in zip(driven_rows[1:], rows[1:], strict=True):
         for part in 'loss', 'aux':
@@ -206,24 +229,25 @@ def test_driven_by_a_schedule_is_in_order(train, trained):
 def test_flops_are_those_of_a_sweep_by_hand(name, trained):
     count = 2 if name == 'fresh' else 1
     by_hand = costs.flops_of_program(
-        SWEEPS_BY_HAND[name], init(STUDY.keys[0]), jnp.zeros((count, BATCH, IMAGES)),
-        STUDY.keys[:count])
+        SWEEPS_BY_HAND[name], init(KEYS[0]), jnp.zeros((count, BATCH, IMAGES)),
+        KEYS[:count])
     for row in trained[name][1]:
         np.testing.assert_allclose(row['gflop'] * 1e9, row['sweep'] * by_hand,
                                    rtol=0.03)
 
 
 def test_flops_of_repeated_visits_and_of_probes_are_added_up(cheap_compilation):
-    arguments = init(STUDY.keys[0]), jnp.zeros((BATCH, IMAGES)), STUDY.keys[0]
-    choice = Choice(lambda costs: None, (Probe('secant', 4), Probe('decrease', 2)))
+    arguments = init(KEYS[0]), jnp.zeros((BATCH, IMAGES)), KEYS[0]
+    choice = Choice(lambda costs, key: None, (Probe('secant', 4), Probe('decrease', 2)))
     with cheap_compilation():
         a, b = (costs.flops_of_program(
             lambda params, *data: descend(params, name, *data), *arguments)
             for name in 'ab')
         forward = costs.flops_of_program(lambda *given: loss(*given)[0], *arguments)
         repeated, probed = (
-            costs.count_costs(STUDY._replace(order=Order(('a', 'a', 'b'), {}, choice)))
-            for choice in (None, choice))
+            costs.count_costs(STUDY._replace(order=ordered('a', 'a', 'b', choice=some)),
+                              jax.tree.map(lambda x: x[0], given(KEYS)))
+            for some in (None, choice))
     np.testing.assert_allclose(repeated.spent(5, np.array([10, 5])), 10 * a + 5 * b,
                                rtol=0.03)
     # A secant costs two gradients, one step in four; a decrease one loss in two.
@@ -233,7 +257,7 @@ def test_flops_of_repeated_visits_and_of_probes_are_added_up(cheap_compilation):
 
 def test_stops_where_a_loss_is_not_finite(tmp_path, cheap_compilation):
     def climbing(params, batch, key):
-        return -jnp.sum(params['a']), Given(jnp.zeros(()), jnp.zeros(()))
+        return -jnp.sum(params['a']), Seen(jnp.zeros(()), jnp.zeros(()))
 
     def failing(params, batch, key):
         loss, aux = climbing(params, batch, key)
@@ -241,29 +265,33 @@ def test_stops_where_a_loss_is_not_finite(tmp_path, cheap_compilation):
 
     # 'a' climbs by one a sweep; that of the second seed, ahead, passes 3 in sweep 3.
     study = STUDY._replace(
-        init=lambda key: {'a': jnp.where(key == jax.random.fold_in(STUDY.keys[0], 0),
+        init=lambda key: {'a': jnp.where(key == jax.random.fold_in(KEYS[0], 0),
                                          -9., 0.), 'b': jnp.zeros(())},
-        descent=cdgm.block_descent({
+        descent=lambda hyper: cdgm.block_descent({
             'a': cdgm.Block('a', climbing, optax.sgd(1.)),
             'b': cdgm.Block('b', failing, optax.sgd(1.))}),
-        evaluate=lambda params: params, order=Order(('a', 'b'), {}, None))
-    with cheap_compilation(), pytest.raises(DivergedError) as caught:
-        training.train(study, SWEEPS, 2, RunFolder(tmp_path), 'toy')
-    assert str(caught.value).startswith(
+        evaluate=lambda params, hyper: params, order=ordered('a', 'b'))
+    with cheap_compilation():
+        error = train_in(tmp_path, study)
+    assert isinstance(error, DivergedError)
+    assert str(error).startswith(
         "the loss of block 'b' is not finite at sweep 3 (seed number 1)")
-    assert str(tmp_path) in str(caught.value)
+    assert str(tmp_path) in str(error)
     assert [row['sweep'] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
 
 
 def test_stops_where_only_the_last_update_is_not_finite(tmp_path, cheap_compilation):
     def flat(params, batch, key):
         # The loss is finite where its slope is not.
-        return jnp.sqrt(jnp.sum(params['a'])), Given(jnp.zeros(()), jnp.zeros(()))
+        return jnp.sqrt(jnp.sum(params['a'])), Seen(jnp.zeros(()), jnp.zeros(()))
 
     study = STUDY._replace(
         init=lambda key: {'a': jnp.zeros(1)}, prepare=lambda images, key: images,
-        descent=cdgm.block_descent({'a': cdgm.Block('', flat, optax.sgd(RATE))}),
-        order=Order(('a',), {}, None), evaluate=lambda params: {'a': params['a'][:, 0]})
-    with cheap_compilation(), pytest.raises(DivergedError, match='the last sweep'):
-        training.train(study, 1, 1, RunFolder(tmp_path), 'toy')
+        descent=lambda hyper: cdgm.block_descent({
+            'a': cdgm.Block('', flat, optax.sgd(RATE))}),
+        order=Order(('a',), ('a',), {}, None),
+        evaluate=lambda params, hyper: {'a': params['a'][0]})
+    with cheap_compilation():
+        error = train_in(tmp_path, study, 1, sweeps=1)
+    assert isinstance(error, DivergedError) and 'the last sweep' in str(error)
     assert [row['sweep'] for row in read_rows(tmp_path)] == [0, 1]
