@@ -5,8 +5,9 @@ loaded and compiled once.
 """
 
 import contextlib
+import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from absl import flags
@@ -21,33 +22,35 @@ from experiments.study import Experiment
 from experiments.training import Pace, Trainer
 
 
-class Bench(NamedTuple):
-    """What runs share that differ only in what is traced.
+class Bench:
+    """What runs share that differ only in what is traced: data, and a trainer.
+
+    Args:
+      experiment: theirs.
+      values: the flags of one of them.
 
     Attributes:
-      experiment: theirs.
-      trainer: with the compiled programs.
+      experiment: as given.
       facts: what the manifest says of them: hashes of the data, number of sweeps.
-    """
-
-    experiment: Experiment
-    trainer: Trainer
-    facts: dict[str, Any]
-
-
-def set_up(experiment: Experiment, values: flags.FlagValues) -> Bench:
-    """Load the data and build the study.
 
     Raises:
       SettingError: flags do not go together.
       DataError: the data are missing or damaged.
     """
-    given = experiment.given(values)
-    data = load(values.dataset, values.data_dir)
-    sweeps = settings.read_sweeps(values, len(data.train.images))
-    trainer = Trainer(experiment.study(values, data), sweeps, values.evaluations,
-                      jax.tree.map(lambda x: x[0], given))
-    return Bench(experiment, trainer, {'data': data.sha256, 'sweeps': sweeps})
+
+    def __init__(self, experiment: Experiment, values: flags.FlagValues):
+        self.experiment, self._values = experiment, values
+        self._given = jax.tree.map(lambda x: x[0], experiment.given(values))
+        self._data = load(values.dataset, values.data_dir)
+        self.facts: dict[str, Any] = {
+            'data': self._data.sha256,
+            'sweeps': settings.read_sweeps(values, len(self._data.train.images))}
+
+    @functools.cached_property
+    def trainer(self) -> Trainer:
+        """With the compiled programs; they are long to make, and only once."""
+        return Trainer(self.experiment.study(self._values, self._data),
+                       self.facts['sweeps'], self._values.evaluations, self._given)
 
 
 def main(experiment: Experiment, values: flags.FlagValues) -> None:
@@ -59,7 +62,7 @@ def main(experiment: Experiment, values: flags.FlagValues) -> None:
       DivergedError: a loss is not finite.
       PreemptedError: the process was asked to leave.
     """
-    bench = set_up(experiment, values)
+    bench = Bench(experiment, values)
     folder = open_folder(bench, values)
     progress = Progress(experiment.name, bench.facts['sweeps'])
     error, = run(bench, [values], [folder], progress)
@@ -82,13 +85,12 @@ def run(bench: Bench, all_values: Sequence[flags.FlagValues],
     Raises:
       PreemptedError: the process was asked to leave.
     """
-    trainer, pace = bench.trainer, Pace(all_values[0].checkpoint_every,
-                                        all_values[0].preempt_latency)
+    pace = Pace(all_values[0].checkpoint_every, all_values[0].preempt_latency)
     with contextlib.ExitStack() as stack:
         for folder in folders:
             stack.enter_context(folder.attempt())
         with progress:
-            results = trainer.train(
+            results = bench.trainer.train(
                 [Run(folder, bench.experiment.given(values))
                  for folder, values in zip(folders, all_values)], pace, progress)
         errors: list[Exception | None] = []

@@ -88,7 +88,7 @@ def _work(folder: Path, name: str, members: Sequence[Member],
     preemption.starting()  # what went before is complete, and compiling is long
     experiment = EXPERIMENTS[members[0].trial.experiment]
     try:
-        bench = trials.set_up(experiment, members[0].values)
+        bench = Bench(experiment, members[0].values)
     except (StorageError, OSError):
         raise
     except Exception as error:
