@@ -89,7 +89,7 @@ def status(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     print(f'{sweep.name}: {len(sweep.trials)} trials, {seen.counts()}; in {folder}')
     for trial in seen.having('running', 'preempted'):
         print(f'{seen.states[trial].name} {100 * seen.fractions[trial]:.0f} %: '
-              f'{names[trial]} [{trial.folder}]')
+              f'{names[trial]}: {trial.folder}')
     for trial in seen.having('failed'):
         print(': '.join(view.describe_failure(trial, names, seen)))
     for orphan in overview.orphans(sweep, folder):

@@ -52,7 +52,7 @@ class View:
     def say(self, *lines: str) -> None:
         """Print a line, above what is live; on a terminal, parts of it as lines."""
         if self._console.is_terminal:
-            for line in lines:
+            for line in (lines[0], *(f'  {part}' for part in lines[1:])):
                 # `print` joins texts to a new one, without their manners.
                 self._console.print(Text(line), no_wrap=True, overflow='ellipsis')
         else:
@@ -119,9 +119,9 @@ def labels(sweep: Sweep) -> dict[Trial, str]:
 
 def describe_failure(trial: Trial, names: dict[Trial, str], overview: Overview
                      ) -> tuple[str, str]:
-    """Say what failed, and why."""
+    """Say what failed, and where and why."""
     state = overview.states[trial]
-    return f'failed ({state.kind}): {names[trial]} [{trial.folder}]', state.reason
+    return f'failed ({state.kind}): {names[trial]}', f'{trial.folder}: {state.reason}'
 
 
 def _line(text: str, style: str = '') -> Text:
