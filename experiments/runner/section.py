@@ -33,7 +33,7 @@ def section(result: Results, runs: dict[str, Run]) -> str:
 
 
 def _table(result: Results) -> str:
-    tuned = _is_tuned(result)
+    tuned = _tuned(result)
     columns = [[line.at_sweeps for line in result.lines],
                [line.at_gflop for line in result.lines]]
     digits = tables.digits(columns[0] + columns[1])
@@ -43,7 +43,7 @@ def _table(result: Results) -> str:
     heads = [f'<th scope="col">{head}</th>'
              for head in (*budgets, 'seeds', 'GFLOP', 'seconds')]
     if tuned:
-        heads.append('<th scope="col" class="text">chosen</th>')
+        heads.append(f'<th scope="col" class="text">{html.escape(tuned)}</th>')
     body = ''.join(_row(line, mark, digits, tuned)
                    for line, mark in zip(result.lines, marks))
     return (f'{paragraph(_caption(result), "note")}<div class="wide"><table>'
@@ -51,8 +51,14 @@ def _table(result: Results) -> str:
             f'<tbody>{body}</tbody></table></div>')
 
 
-def _is_tuned(result: Results) -> bool:
-    return any(variant for line in result.lines for variant in line.tried)
+def _tuned(result: Results) -> str:
+    """The flag that is tuned, 'chosen' if there are several, or ''."""
+    variants = {variant for line in result.lines for variant in line.tried}
+    names = {variant.partition('=')[0] for variant in variants}
+    if not any(variants):
+        return ''
+    return names.pop() if len(names) == 1 and not any(
+        ', ' in variant for variant in variants) else 'chosen'
 
 
 def _caption(result: Results) -> str:
@@ -61,14 +67,14 @@ def _caption(result: Results) -> str:
             'as many sweeps and as many FLOPs a seed as every row made; in bold the '
             'best and what is within its standard error. GFLOP and seconds are a '
             'seed’s, in all.')
-    if _is_tuned(result):
+    if _tuned(result):
         numbers = sorted({len(line.tried) for line in result.lines})
         text += (f' Of each row the one of {" or ".join(map(str, numbers))} variants '
                  'with the lowest training loss over its last tenth.')
     return text
 
 
-def _row(line: Line, marks: Sequence[bool], digits: int, tuned: bool) -> str:
+def _row(line: Line, marks: Sequence[bool], digits: int, tuned: str) -> str:
     cells = [f'<th scope="row">{html.escape(line.name)}</th>']
     for values, best in zip((line.at_sweeps, line.at_gflop), marks):
         mark = ' class="best"' if best else ''
@@ -79,7 +85,8 @@ def _row(line: Line, marks: Sequence[bool], digits: int, tuned: bool) -> str:
     cells += [f'<td>{_number(value) if line.runs else "–"}</td>'
               for value in (line.gflop, line.seconds)]
     if tuned:
-        cells.append(f'<td class="text">{html.escape(line.variant)}</td>'
+        variant = line.variant.removeprefix(f'{tuned}=')
+        cells.append(f'<td class="text">{html.escape(variant)}</td>'
                      if line.runs else '<td class="text">–</td>')
     return f'<tr>{"".join(cells)}</tr>'
 
@@ -163,7 +170,7 @@ def _figure(picture: bytes, kind: str, caption: str, alt: str) -> str:
 
 def _tried(result: Results) -> str:
     """The variants that were tried, and how they trained."""
-    if not _is_tuned(result):
+    if not _tuned(result):
         return ''
     body = ''.join(
         f'<tr><th scope="row">{html.escape(line.name)}</th>'

@@ -269,8 +269,8 @@ def test_numbers_are_numpys(tuned):
 
 def test_tuning_looks_at_the_training_loss_alone(tuned):
     _, _, page = tuned
-    assert page.rows[0][-1] == 'chosen'
-    assert page.row('several')[-1] == 'rate=2'
+    assert page.rows[0][-1] == 'rate'
+    assert page.row('several')[-1] == '2'
     assert 'Of each row the one of 1 or 2 variants' in page.text
     # The last two of twenty: 9 less 18/19 and 19/19 of 8.
     assert ['several', 'rate=1', f'{3 * (1 + 4 / 19):#.5g}', '3 of 3'] in page.rows
