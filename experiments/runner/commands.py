@@ -24,7 +24,8 @@ from experiments import attempts, events, launch, preemption
 from experiments.launch import SettingError
 from experiments.lease import Lease, TakenError
 from experiments.orders import one_of
-from experiments.runner import again, jobs, launcher, overview, report, view, worker
+from experiments.runner import (
+    again, jobs, launcher, overview, report, text, view, worker)
 from experiments.runner import sweep as sweeps
 from experiments.runner.crew import WorkersError
 from experiments.runner.sweep import Sweep
@@ -63,7 +64,7 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
         _end(error)
     preemption.settled('left while writing the report; '
                        f'{again.command(values, "report")} writes it')
-    print(report.write(sweep, folder))
+    _show(sweep, folder)
     preemption.finished()
     left = seen.having('pending', 'preempted', 'running')
     failed = seen.having('failed')
@@ -127,7 +128,11 @@ def rewrite(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     if not (folder / 'sweep.json').exists():
         raise SettingError(f'{folder} holds no sweep; run it first, or name its folder '
                            'with --out_dir.')
-    print(report.write(sweep, folder))
+    _show(sweep, folder)
+
+
+def _show(sweep: Sweep, folder: Path) -> None:
+    print(*text.lines(sweep, folder), '', report.write(sweep, folder), sep='\n')
 
 
 COMMANDS: dict[str, Callable[[Sweep, Path, flags.FlagValues], None]] = {
