@@ -124,7 +124,6 @@ def make_plan(trainer: Trainer, waiting: Sequence[Given], workers: int, mode: st
                     f'{compiling:.1f} s to compile')
     beside = waiting[:width]
     alone = [_sweep(trainer, given, length) for given in beside]
-    _sweep(trainer, together(beside), length)  # compiles
     side_by_side = _sweep(trainer, together(beside), length)
     before = sum(seconds for seconds, _ in alone)
     said = (f'{length} sweeps of {width} trials: {before:.3f} s one after another, '
