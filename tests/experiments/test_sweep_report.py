@@ -17,7 +17,7 @@ import pytest
 from experiments import attempts, figures
 from experiments.compare import over_seeds, pool
 from experiments.lease import Lease
-from experiments.runner import report, sweep, tables
+from experiments.runner import report, sweep, tables, text
 from experiments.runner.sweep import Row, Sweep, Table, Trial
 
 NAN = float('nan')
@@ -275,6 +275,17 @@ def test_tuning_looks_at_the_training_loss_alone(tuned):
     # The last two of twenty: 9 less 18/19 and 19/19 of 8.
     assert ['several', 'rate=1', f'{3 * (1 + 4 / 19):#.5g}', '3 of 3'] in page.rows
     assert ['several', '*rate=2', f'{2 * (1 + 4 / 19):#.5g}', '3 of 3'] in page.rows
+
+
+def test_a_terminal_shows_what_the_page_does(tuned):
+    folder, value, page = tuned
+    printed = list(text.lines(value, folder))
+    for row in page.rows[1:8]:
+        line = next(line for line in printed if line.startswith(f'{row[0]} ('))
+        assert len(line) <= 80 and f'({row[-1]})' in line
+        for cell in row[1:3]:
+            estimate = cell.strip('*')
+            assert estimate + (' *' if cell != estimate else '') in line
 
 
 def test_draws_the_best_six(tuned):
