@@ -58,7 +58,7 @@ class Group:
     """Runs side by side, and which of them have diverged."""
 
     def __init__(self, study: Study, runs: Sequence[Run]):
-        self._names, self._runs = study.blocks, runs
+        self._names, self.runs = study.blocks, runs
         self._seeds = len(runs[0].given.key)
         self.given = together([run.given for run in runs])
         self.errors: list[DivergedError | None] = [None] * len(runs)
@@ -74,21 +74,22 @@ class Group:
 
     def split(self, tree) -> list[Any]:
         """Cut a tree of [N, ...] into one of [S, ...] for each run."""
-        if len(self._runs) == 1:
+        if len(self.runs) == 1:
             return [tree]
         return [jax.tree.map(
             lambda leaf, at=at: leaf[at * self._seeds:(at + 1) * self._seeds], tree)
-            for at in range(len(self._runs))]
+            for at in range(len(self.runs))]
 
-    def add_rows(self, row: dict[str, Any], carry: Carry | None = None, test=None
-                 ) -> dict[str, Any]:
+    def add_rows(self, row: dict[str, Any], carry: Carry | None = None,
+                 tests: Sequence[Any] | None = None) -> dict[str, Any]:
         """Write a row of metrics to every run; return that of the first one left."""
-        means = self._means(carry.sums) if carry else {}
-        rows = [{**row, **mine} for mine in self.split(
-            {**means, **({} if test is None else {'test': test})})]
+        means = self.split(self._means(carry.sums) if carry else {})
+        rows = [{**row, **mine} for mine in means]
+        if tests is not None:
+            rows = [{**row, 'test': test} for row, test in zip(rows, tests)]
         left = [at for at, error in enumerate(self.errors) if not error]
         for at in left:
-            self._runs[at].folder.add_row(rows[at])
+            self.runs[at].folder.add_row(rows[at])
         return rows[left[0]]
 
     def _means(self, sums) -> dict[str, Any]:
@@ -116,8 +117,8 @@ class Group:
         """Save every run as if it were alone."""
         cut = zip(*(self.split(part) for part in (
             carry.state, carry.sums._replace(count=None), carry.bad))) if len(
-                self._runs) > 1 else [(carry.state, carry.sums, carry.bad)]
-        for run, error, (state, sums, bad) in zip(self._runs, self.errors, cut):
+                self.runs) > 1 else [(carry.state, carry.sums, carry.bad)]
+        for run, error, (state, sums, bad) in zip(self.runs, self.errors, cut):
             if not error:
                 mine = Carry(state, sums._replace(count=carry.sums.count), bad)
                 checkpoint.save(run.folder.checkpoints, Checkpoint(
@@ -127,7 +128,7 @@ class Group:
 
     def note(self, reached: Reached) -> None:
         """Say that what was reached is on the disk."""
-        preemption.saved(reached.sweep, self._runs[0].folder.path)
+        preemption.saved(reached.sweep, self.runs[0].folder.path)
 
     def drop_bad(self, bad: FirstBad) -> None:
         """Give up the runs with a loss that is not finite."""
@@ -139,7 +140,7 @@ class Group:
                     f'the loss of block {self._names[int(mine.block[seed])]!r} is not '
                     f'finite at sweep {int(mine.sweep[seed])} (seed number {seed}); '
                     'lower its --learning_rate. The metrics before it are in '
-                    f'{self._runs[at].folder.path}.')
+                    f'{self.runs[at].folder.path}.')
 
     def drop_unless_finite(self, params: Sequence[Any]) -> None:
         """Give up the runs whose last update was one too many.
@@ -152,4 +153,4 @@ class Group:
                 self.errors[at] = DivergedError(
                     'the parameters are not finite after the last sweep; lower '
                     f'--learning_rate. The metrics are in '
-                    f'{self._runs[at].folder.path}.')
+                    f'{self.runs[at].folder.path}.')

@@ -123,7 +123,7 @@ class Trainer:
             self.start(given), Reached())
         if not reached.rows:
             group.add_rows({'sweep': 0, 'epoch': 0.0, 'seconds': 0.0, 'gflop': 0.0},
-                           test=self._evaluate(carry.state, given))
+                           tests=self._test(group, carry))
             reached = reached._replace(rows=1)
         group.note(reached)
         saved, seconds = time.monotonic(), math.inf
@@ -154,9 +154,8 @@ class Trainer:
             row = {'sweep': stop, 'epoch': stop * self.study.minibatches_per_sweep
                    / self.study.minibatches_per_epoch,
                    'seconds': round(reached.seconds, 4), 'gflop': reached.flops / 1e9}
-            test = (self._evaluate(carry.state, given) if stop in self._tests
-                    else None)
-            shown = group.add_rows(row, carry, test)
+            tests = self._test(group, carry) if stop in self._tests else None
+            shown = group.add_rows(row, carry, tests)
             carry = carry._replace(sums=jax.tree.map(jnp.zeros_like, carry.sums))
             progress.advance(stop - start, shown)
         params = group.split(self._how.params(carry.state))
@@ -164,6 +163,11 @@ class Trainer:
         if math.isfinite(pace.checkpoint_every) and not group.is_lost:
             group.save(carry, reached)
         return [error or mine for error, mine in zip(group.errors, params)]
+
+    def _test(self, group: Group, carry: Carry) -> list[Any]:
+        """Evaluate each run by the program that it has alone, to the same bits."""
+        return [self._evaluate(state, run.given)
+                for state, run in zip(group.split(carry.state), group.runs)]
 
     def _resume(self, run: Run) -> tuple[Carry, Reached]:
         """Where a run is, or its start, with the rows of metrics that belong to it."""
