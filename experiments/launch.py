@@ -102,7 +102,8 @@ def one_line_errors() -> Iterator[None]:
     except tuple(statuses) as error:
         message = ' '.join(str(error).splitlines())
         print(f'error: {message}', file=sys.stderr, flush=True)
-        sys.exit(statuses[type(error)])
+        sys.exit(next(status for kind, status in statuses.items()
+                      if isinstance(error, kind)))
 
 
 def keep_compiled_programs() -> None:
