@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from cdgm.data.mnist import MNIST_FILES
-from experiments import compare, gan, launch, vae
+from experiments import attempts, compare, gan, launch, trials, vae
 from experiments.run_folder import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +33,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def contents(folder):
+    """All that is there, but for what keeps other processes out."""
     return {path.relative_to(folder): path.read_bytes() if path.is_file() else None
-            for path in folder.rglob('*')}
+            for path in folder.rglob('*') if path.name != 'lock'}
 
 
 def last_words(capsys):
@@ -76,7 +77,7 @@ SETTINGS = [
 def test_setting(module, arguments, words, folder, monkeypatch, capsys):
     before = contents(folder)
     # Nothing is compiled: it does not come to training.
-    monkeypatch.setattr(module, 'train', None)
+    monkeypatch.setattr(trials, 'Trainer', None)
     status, line = ends(module, arguments.split(), monkeypatch, capsys)
     assert status == launch.BAD_SETTING and words in line
     assert contents(folder) == before
@@ -107,7 +108,10 @@ def test_divergence(folder, monkeypatch, capsys, cheap_compilation):
     assert line.startswith("error: the loss of block 'joint' is not finite at sweep 1 "
                            "(seed number 0); lower its --learning_rate.")
     assert 'in run.' in line
-    assert {'flags.txt', 'env.json'} <= {path.name for path in Path('run').iterdir()}
+    assert {'flags.txt', 'manifest.json'} <= {
+        path.name for path in Path('run').iterdir()}
+    assert attempts.state_of(Path('run')) == attempts.State(
+        'failed', 'diverged', line.removeprefix('error: ').strip(), 1)
 
 
 def test_compare(folder, capsys):

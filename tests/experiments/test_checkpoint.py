@@ -1,6 +1,5 @@
 """A run goes on to the same bits, whatever happened to it and to its checkpoints."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -328,7 +327,8 @@ def test_the_same_run_goes_on_and_no_other(tmp_path, capsys):
         {'data': {'file': 'a'}})
     assert capsys.readouterr().err.startswith('warning: cores was 9')
     folder.save_params({'w': np.ones(1)})
-    folder.finish()
+    with folder.attempt():
+        folder.finish()
     assert not (tmp_path / 'checkpoints').exists()
     with pytest.raises(run_folder.BusyError, match='holds a run already'):
         create('--beta=2')

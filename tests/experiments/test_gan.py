@@ -19,9 +19,9 @@ def alternating(run):
 
 
 def test_folder(alternating):
-    assert {path.name for path in alternating.iterdir()} == {
-        'flags.txt', 'env.json', 'metrics.jsonl', 'params.npz', 'samples.png',
-        'loss.png'}
+    assert {path.name for path in alternating.iterdir()} - {'uncommitted.diff'} == {
+        'flags.txt', 'manifest.json', 'attempts.jsonl', 'lock', 'metrics.jsonl',
+        'params.npz', 'samples.png', 'loss.png'}
 
 
 def test_rows(alternating):

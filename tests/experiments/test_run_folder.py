@@ -8,12 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import launch, run_folder, vae
-from experiments.run_folder import RunFolder, create, load_params, read_rows
+from experiments import attempts, gan, launch, preemption, run_folder, vae
+from experiments.run_folder import BusyError, RunFolder, load_params, read_rows
 
 
 def parse(*arguments):
     return launch.parse(vae.define_flags, arguments)
+
+
+@pytest.fixture
+def create():
+    """`run_folder.create`, of which the leases are given back."""
+    def create(*arguments):
+        made.append(run_folder.create(*arguments))
+        return made[-1]
+
+    made = []
+    yield create
+    for folder in made:
+        folder.lease.give_back()
 
 
 @pytest.fixture
@@ -41,58 +54,147 @@ def test_params_come_back(tmp_path):
         assert mine.dtype == other.dtype and mine.tobytes() == other.tobytes()
 
 
-def test_says_how_the_run_was_started(tmp_path):
+def test_says_how_the_run_was_started(tmp_path, create):
     values = parse(f'--run_dir={tmp_path / "deep" / "run"}', '--seeds=3')
     folder = create('vae', values, {'data': {'a file': 'a hash'}})
     assert folder.path == tmp_path / 'deep' / 'run'
     again = parse(f'--flagfile={folder.path / "flags.txt"}')
     assert again.flag_values_dict() == values.flag_values_dict()
-    environment = json.loads((folder.path / 'env.json').read_text())
-    assert environment['data'] == {'a file': 'a hash'}
-    assert environment['versions']['jax'] == jax.__version__
+    manifest = attempts.read_manifest(folder.path)
+    assert manifest['data'] == {'a file': 'a hash'}
+    assert manifest['versions']['jax'] == jax.__version__
+    assert manifest['experiment'] == 'vae' and '--seeds=3' in manifest['flags']
+    assert 'digests' not in manifest
 
 
-def test_git_is_not_needed(monkeypatch, tmp_path):
+def test_says_what_the_code_had_beside_its_commit(tmp_path, create, monkeypatch):
+    # It is asked once a process.
+    asked = {name: getattr(run_folder, name).__wrapped__ for name in (
+        '_machine', '_diff')}
+
+    def made(folder, changes):
+        said = {'status': changes, 'diff': 'what changed', 'rev-parse': 'c0ffee'}
+        monkeypatch.setattr(run_folder, '_git', lambda command, *rest: said[command])
+        for name in '_machine', '_diff':
+            monkeypatch.setattr(run_folder, name, asked[name])
+        path = create('vae', parse(f'--run_dir={tmp_path / folder}'), {}).path
+        manifest = attempts.read_manifest(path)
+        assert manifest['commit'] == 'c0ffee'
+        assert manifest['uncommitted'] == bool(changes)
+        return path / 'uncommitted.diff'
+
+    assert made('dirty', ' M file').read_text() == 'what changed'
+    assert not made('clean', '').exists()
+
+
+def test_git_is_not_needed(monkeypatch, tmp_path, create):
+    # It is asked once a process.
+    monkeypatch.setattr(run_folder, '_machine', run_folder._machine.__wrapped__)
     monkeypatch.setenv('PATH', str(tmp_path))
     folder = create('vae', parse(f'--run_dir={tmp_path / "run"}'), {})
-    environment = json.loads((folder.path / 'env.json').read_text())
-    assert environment['commit'] is None and environment['uncommitted'] is False
+    manifest = attempts.read_manifest(folder.path)
+    assert manifest['commit'] is None and manifest['uncommitted'] is False
 
 
-def test_every_run_has_a_folder_of_its_own(cwd):
-    paths = [create('gan-digits-discriminator*5,generator', parse(), {}).path
-             for _ in range(3)]
+def test_every_run_has_a_folder_of_its_own(cwd, create):
+    values = launch.parse(gan.define_flags, ['--order=discriminator*5,generator'])
+    paths = [create('gan', values, {}).path for _ in range(3)]
     name = 'gan-digits-discriminator-5-generator'
     assert paths == [Path('runs') / (name + end) for end in ('', '-2', '-3')]
     assert all(path.is_dir() for path in paths)
 
 
-def test_two_runs_at_once_do_not_share_a_folder(cwd, monkeypatch):
+def test_two_runs_at_once_do_not_share_a_folder(cwd, monkeypatch, create):
     mkdir = Path.mkdir
 
     def overtaken(path, *args, **kwargs):
         """Another run makes the folder between our look and our step."""
-        if path.name == 'vae' and not path.exists():
+        if path.name == 'vae-digits-joint' and not path.exists():
             mkdir(path)
         mkdir(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, 'mkdir', overtaken)
-    assert create('vae', parse(), {}).path == Path('runs/vae-2')
+    path = create('vae', parse('--order=joint'), {}).path
+    assert path == Path('runs/vae-digits-joint-2')
 
 
-def test_a_run_is_not_written_over(tmp_path):
-    values = parse(f'--run_dir={tmp_path}')
-    folder = create('vae', values, {})
-    folder.add_row({'sweep': 0})
+def complete(folder):
+    folder.begin(0)
+    folder.add_row({'sweep': 0, 'seconds': 1.5, 'loss': {'a': [1.], 'b': [2.]}})
+    folder.save_params({'w': jnp.ones(3)})
     folder.finish()
+
+
+def test_a_run_is_not_written_over(tmp_path, create):
+    folder = create('vae', parse(f'--run_dir={tmp_path}'), {})
+    with folder.attempt():
+        complete(folder)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(launch.SettingError, match='holds a run already; give another'):
+    with pytest.raises(BusyError, match='holds a run already; give another'):
         create('vae', parse(f'--run_dir={tmp_path}', '--seeds=2'), {})
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_complete_run_says_so(tmp_path, create):
+    folder = create('vae', parse(f'--run_dir={tmp_path}'), {})
+    folder.checkpoints.mkdir()
+    with folder.attempt():
+        complete(folder)
+    assert attempts.state_of(tmp_path) == attempts.State('done', attempts=1)
+    manifest = attempts.read_manifest(tmp_path)
+    assert manifest['digests'] == run_folder.digests(tmp_path)
+    assert manifest['attempts'] == 1 and manifest['experiment'] == 'vae'
+    assert not folder.checkpoints.exists() and not (tmp_path / 'lease').exists()
+
+
+def test_digests_are_of_numbers(tmp_path):
+    def digests(row, params):
+        folder = RunFolder(tmp_path)
+        folder.cut_rows(None)
+        folder.add_row(row)
+        folder.save_params(params)
+        return run_folder.digests(tmp_path)
+
+    row, params = {'seconds': 1., 'loss': {'a': [1.], 'b': [2.]}}, {
+        'w': np.zeros(2, np.float32), 'v': np.ones(1)}
+    same = digests(row, params)
+    assert same == digests({'loss': {'b': [2.], 'a': [1.]}, 'seconds': 3.}, params)
+    for other in ({**params, 'w': -params['w']}, {**params, 'w': params['w'][None]},
+                  {**params, 'w': np.zeros(2, np.int32)}, {'w': params['w']},
+                  {'w': params['w'], 'u': params['v']}):
+        assert digests(row, other)['params'] != same['params']
+        assert digests(row, other)['metrics'] == same['metrics']
+    assert digests({**row, 'loss': {'a': [2.], 'b': [1.]}}, params)['metrics'] != same[
+        'metrics']
+
+
+def test_a_run_that_was_taken_over_is_not_complete(tmp_path, create):
+    folder = create('vae', parse(f'--run_dir={tmp_path}'), {})
+    lease = json.loads((tmp_path / 'lease').read_text())
+    (tmp_path / 'lease').write_text(json.dumps({**lease, 'token': 'another'}))
+    with pytest.raises(launch.StorageError, match='was taken over by another'):
+        with folder.attempt():
+            complete(folder)
+    assert 'digests' not in attempts.read_manifest(tmp_path)
+    assert (tmp_path / 'lease').exists(), 'which is not its own'
+
+
+@pytest.mark.parametrize('error, outcome', [
+    (launch.DivergedError('too fast'), ('failed', 'diverged', 'too fast')),
+    (ValueError('no\nidea'), ('failed', 'crash', 'ValueError: no idea')),
+    (preemption.PreemptedError('asked to'), ('preempted', '', ''))])
+def test_an_attempt_that_ends_says_how(error, outcome, tmp_path, create):
+    folder = create('vae', parse(f'--run_dir={tmp_path}'), {})
+    with pytest.raises(type(error)), folder.attempt():
+        folder.begin(0)
+        raise error
+    assert attempts.state_of(tmp_path) == attempts.State(*outcome, attempts=1)
+    assert (tmp_path / 'crash.txt').exists() == ('crash' in outcome)
+    assert not (tmp_path / 'lease').exists(), 'others may go on'
+
+
 @pytest.mark.parametrize('where', ['file/run', 'file', 'x' * 300])
-def test_folder_that_cannot_be_made(where, cwd):
+def test_folder_that_cannot_be_made(where, cwd, create):
     (cwd / 'file').touch()
     with pytest.raises(launch.SettingError) as caught:
         create('vae', parse(f'--run_dir={where}'), {})
@@ -100,15 +202,15 @@ def test_folder_that_cannot_be_made(where, cwd):
     assert [path.name for path in cwd.iterdir()] == ['file']
 
 
-def test_runs_that_is_no_folder(cwd):
+def test_runs_that_is_no_folder(cwd, create):
     (cwd / 'runs').touch()
-    with pytest.raises(launch.SettingError, match='folder runs/vae cannot be written'):
+    with pytest.raises(launch.SettingError, match='folder runs/vae-.* cannot be'):
         create('vae', parse(), {})
     with pytest.raises(launch.SettingError, match='folder runs/x cannot be written'):
         run_folder.new_folder(Path('runs/x'))
 
 
-def test_folder_that_may_not_be_read(cwd, monkeypatch):
+def test_folder_that_may_not_be_read(cwd, monkeypatch, create):
     def refuse(path, *args, **kwargs):
         raise PermissionError(13, 'Permission denied')
 

@@ -1,7 +1,5 @@
 """A run of the VAE: what its folder holds, and what its numbers do not depend on."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +7,15 @@ import pytest
 
 from cdgm import losses, models
 from cdgm.data import binarize, load
-from experiments import launch, vae
+from experiments import attempts, launch, run_folder, vae
 from experiments.run_folder import load_params, read_rows
 
 
 TINY = '--hidden=8', '--latent=2', '--sweeps=4', '--evaluations=2'
+
+
+def parse(*arguments):
+    return launch.parse(vae.define_flags, arguments)
 
 
 @pytest.fixture(scope='module')
@@ -33,16 +35,20 @@ def leaves(params):
 
 
 def test_folder(pair):
+    manifest = attempts.read_manifest(pair)
     assert {path.name for path in pair.iterdir()} == {
-        'flags.txt', 'env.json', 'metrics.jsonl', 'params.npz', 'samples.png',
-        'reconstructions.png', 'loss.png'}
+        'flags.txt', 'manifest.json', 'attempts.jsonl', 'lock', 'metrics.jsonl',
+        'params.npz', 'samples.png', 'reconstructions.png', 'loss.png',
+        *(['uncommitted.diff'] if manifest['uncommitted'] else [])}
     for picture in pair.glob('*.png'):
         assert picture.read_bytes().startswith(b'\x89PNG\r\n')
-    environment = json.loads((pair / 'env.json').read_text())
-    assert environment['versions']['jax'] == jax.__version__
-    assert environment['platform'] == jax.default_backend()
-    assert environment['data'] == load('digits').sha256
-    assert {'commit', 'device', 'cores', 'command'} <= set(environment)
+    assert manifest['versions']['jax'] == jax.__version__
+    assert manifest['platform'] == jax.default_backend()
+    assert manifest['data'] == load('digits').sha256
+    assert {'commit', 'device', 'cores', 'command'} <= set(manifest)
+    assert manifest['attempts'] == 1
+    assert manifest['digests'] == run_folder.digests(pair)
+    assert attempts.state_of(pair) == attempts.State('done', attempts=1)
 
 
 def test_rows(pair):
@@ -94,49 +100,76 @@ def test_flags_repeat_the_run(pair, run):
     assert first.keys() == second.keys()
     for name, leaf in first.items():
         np.testing.assert_array_equal(second[name], leaf)
+    assert run_folder.digests(again) == run_folder.digests(pair)
 
 
 def test_flags_keep_their_values():
-    given = launch.parse(vae.define_flags, [
-        '--hidden=8', '--hidden=4', '--nofresh_minibatches', '--beta=0.5',
-        '--order=decoder*2,encoder', '--learning_rate=decoder=1e-3,encoder=5e-4'])
+    given = parse('--hidden=8', '--hidden=4', '--nofresh_minibatches', '--beta=0.5',
+                  '--order=decoder*2,encoder',
+                  '--learning_rate=decoder=1e-3,encoder=5e-4')
     lines = launch.serialise(given).splitlines()
-    read = launch.parse(vae.define_flags, lines)
+    read = parse(*lines)
     assert read.flag_values_dict() == given.flag_values_dict()
     assert read.hidden == [8, 4] and read.data_dir is None
 
 
-class Stop(Exception):
-    """Raised in place of training, with the study."""
+def test_seeds_are_those_of_single_runs():
+    both = vae.EXPERIMENT.given(parse('--seeds=2', '--seed=4'))
+    alone = vae.EXPERIMENT.given(parse('--seed=5'))
+    assert both.key.shape == (2,) and both.key[0] == jax.random.key(4)
+    assert both.key[1:] == alone.key
 
 
-def study_of(monkeypatch, tmp_path, *arguments):
-    def stop(study, *args):
-        raise Stop(study)
-
-    monkeypatch.setattr(vae, 'train', stop)
-    values = launch.parse(vae.define_flags, [
-        f'--run_dir={tmp_path / "-".join(arguments)}', *arguments])
-    with pytest.raises(Stop) as caught:
-        vae.main(values)
-    return caught.value.args[0]
-
-
-def test_seeds_are_those_of_single_runs(monkeypatch, tmp_path):
-    both = study_of(monkeypatch, tmp_path, '--seeds=2', '--seed=4')
-    alone = study_of(monkeypatch, tmp_path, '--seed=5')
-    assert both.keys.shape == (2,) and both.keys[0] == jax.random.key(4)
-    assert both.keys[1:] == alone.keys
+def test_what_is_traced_is_given():
+    values = parse('--seeds=2', '--learning_rate=encoder=0.5,decoder=0.25', '--beta=4',
+                   '--sigma=0.125')
+    hyper = vae.EXPERIMENT.given(values).hyper
+    assert hyper['rates']['encoder'].dtype == np.float32
+    assert jax.tree.map(list, hyper) == {
+        'rates': {'encoder': [0.5] * 2, 'decoder': [0.25] * 2}, 'beta': [4.] * 2,
+        'sigma': [0.125] * 2}
+    assert set(vae.traced(values)) == {'seed', 'learning_rate', 'beta', 'sigma'}
 
 
-def test_flags_reach_the_study(monkeypatch, tmp_path):
-    study = study_of(monkeypatch, tmp_path, '--order=joint', '--fresh_minibatches',
-                     '--likelihood=gaussian', '--batch_size=7')
-    assert list(study.descent.blocks) == ['joint'] and study.fresh
+def test_flags_reach_the_study():
+    data = load('digits')
+    study = vae.study(parse('--order=joint', '--fresh_minibatches', '--batch_size=7',
+                            '--likelihood=gaussian'), data)
+    hyper = {'rates': {'joint': 1e-3, 'encoder': 1e-3, 'decoder': 1e-3}, 'beta': 1.,
+             'sigma': 1.}
+    assert list(study.descent(hyper).blocks) == ['joint'] and study.fresh
     assert study.batch_size == 7 and study.order.updates == ('joint',)
     grey = study.images[:2]
     np.testing.assert_array_equal(study.prepare(grey, jax.random.key(0)), grey)
-    study = study_of(monkeypatch, tmp_path, '--order=encoder')
-    assert list(study.descent.blocks) == ['encoder', 'decoder'] and not study.fresh
+    study = vae.study(parse('--order=encoder'), data)
+    assert list(study.descent(hyper).blocks) == ['encoder', 'decoder']
+    assert not study.fresh
     black_or_white = study.prepare(grey, jax.random.key(0))
     assert set(np.unique(black_or_white)) == {0, 1}
+
+
+@pytest.mark.parametrize('name, flags', [
+    ('beta', ()), ('sigma', ('--likelihood=gaussian',))])
+def test_what_is_given_enters_the_loss(name, flags, cheap_compilation):
+    """beta KL, and half the square of the error over sigma."""
+    data = load('digits')
+    study = vae.study(parse(*TINY, *flags), data)
+    hyper = {'rates': {'encoder': 1., 'decoder': 1.}, 'beta': 1., 'sigma': 1.}
+
+    @jax.jit
+    def loss(hyper):
+        params, batch = study.init(jax.random.key(0)), study.images[:3]
+        return study.descent(hyper).blocks['encoder'].loss(
+            params, batch, jax.random.key(1))
+
+    with cheap_compilation():
+        value, terms = loss(hyper)
+        other, other_terms = loss({**hyper, name: 0.5})
+    if name == 'beta':
+        np.testing.assert_allclose(other, value - terms.kl / 2, rtol=1e-6)
+    else:
+        # Beside the errors, 64 pixels of log sigma + log(2 pi) / 2.
+        errors = terms.reconstruction - 32 * np.log(2 * np.pi)
+        np.testing.assert_allclose(
+            other_terms.reconstruction,
+            4 * errors + 64 * np.log(0.5) + 32 * np.log(2 * np.pi), rtol=1e-6)
