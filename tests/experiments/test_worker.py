@@ -215,12 +215,12 @@ def test_a_batch_that_another_takes_is_left_to_it(started, stand):
 
 def test_side_by_side_where_planned(started, stand, monkeypatch):
     monkeypatch.setattr(planner, 'make_plan', lambda *_: Plan(2, 'forced'))
-    folder = started('seed = [0, 1, 2, 3, 4]')
+    folder = started('seed = [0, 1, 2, 3, 4, 5]')
     names = [run.name for run in runs(folder)]
     (runs(folder)[3] / 'checkpoints' / '000001').mkdir(parents=True)  # not fresh
     work(folder)
     # What is left over goes through the program that is there.
-    assert stand.batches == [names[:2], [names[2], names[4]], [names[3]]]
+    assert stand.batches == [names[:2], [names[2], names[4]], [names[3]], [names[5]]]
     assert json.loads((folder / 'plans.jsonl').read_text())['reason'] == 'forced'
 
 
