@@ -76,6 +76,8 @@ class Group:
         """Cut a tree of [N, ...] into one of [S, ...] for each run."""
         if len(self.runs) == 1:
             return [tree]
+        # On the host: JAX would compile a program for each shape and each run.
+        tree = jax.tree.map(np.asarray, tree)
         return [jax.tree.map(
             lambda leaf, at=at: leaf[at * self._seeds:(at + 1) * self._seeds], tree)
             for at in range(len(self.runs))]
