@@ -151,8 +151,10 @@ def _job() -> str | None:
 
 def _add(run: Path, line: dict[str, Any]) -> None:
     # One write, so that lines of two processes do not mix.
-    with open(run / 'attempts.jsonl', 'ab', buffering=0) as file:
-        file.write(json.dumps(line).encode() + b'\n')
+    with open(run / 'attempts.jsonl', 'a+b', buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        is_cut = size and os.pread(file.fileno(), 1, size - 1) != b'\n'
+        file.write(b'\n' * bool(is_cut) + json.dumps(line).encode() + b'\n')
 
 
 def _now() -> str:

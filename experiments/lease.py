@@ -20,6 +20,7 @@ from typing import Any
 
 _TOUCHED = 5.  # seconds from one sign of life to the next
 _DEAD = 60.  # without one, seconds until a lease of another machine is dead
+_GLANCE = 0.1  # seconds for which a lock may be that of a look, as of `is_held`
 
 
 class TakenError(RuntimeError):
@@ -46,8 +47,11 @@ class Lease:
         threading.Thread(target=self._live, daemon=True).start()
 
     def _take(self) -> None:
-        if not _lock(self._lock):
-            raise TakenError(_holder(self._path))
+        until = time.monotonic() + _GLANCE
+        while not _lock(self._lock):
+            if time.monotonic() > until:
+                raise TakenError(_holder(self._path))
+            time.sleep(_GLANCE / 20)
         there = _read(self._path)
         # Of this machine, the lock says that its holder is gone.
         if there and there['host'] != socket.gethostname() and _age(

@@ -1,0 +1,133 @@
+"""What has become of a run, as its files say."""
+
+import json
+
+import pytest
+
+from cdgm.data import DataError
+from experiments import attempts
+from experiments.attempts import State
+from experiments.launch import DivergedError, SettingError, StorageError
+from experiments.lease import Lease
+from experiments.run_folder import BusyError
+
+
+def began(sweep=0):
+    return {'began': '2026-01-02T03:04:05+0000', 'host': 'h', 'pid': 7, 'sweep': sweep}
+
+
+def ended(outcome, **why):
+    return {'ended': '2026-01-02T03:05:05+0000', 'outcome': outcome, **why}
+
+
+FAILED = ended('failed', kind='disk', reason='it is full')
+PREEMPTED, DONE = ended('preempted'), ended('done')
+RETRY = {'retry': '2026-01-02T03:06:05+0000'}
+
+
+def write(run, *lines):
+    (run / 'attempts.jsonl').write_text(''.join(json.dumps(x) + '\n' for x in lines))
+
+
+def complete(run):
+    (run / 'manifest.json').write_text('{"commit": null, "digests": {"params": "0"}}')
+
+
+@pytest.mark.parametrize('lines, state', [
+    ([], State('pending')),
+    ([began()], State('preempted', attempts=1)),
+    ([began(), PREEMPTED], State('preempted', attempts=1)),
+    ([began(), PREEMPTED, began(3)], State('preempted', attempts=2)),
+    ([began(), FAILED], State('failed', 'disk', 'it is full', 1)),
+    ([FAILED], State('failed', 'disk', 'it is full', 0)),
+    ([began(), FAILED, RETRY], State('pending', attempts=1)),
+    ([began(), FAILED, RETRY, began()], State('preempted', attempts=2))])
+def test_states(lines, state, tmp_path):
+    (tmp_path / 'manifest.json').write_text('{"commit": null}')
+    assert attempts.state_of(tmp_path / 'nowhere') == State('pending')
+    if lines:
+        write(tmp_path, *lines)
+    assert attempts.state_of(tmp_path) == state
+
+
+def test_running_as_long_as_the_lease_is_held(tmp_path):
+    write(tmp_path, began(), PREEMPTED, began())
+    lease = Lease(tmp_path)
+    try:
+        assert attempts.state_of(tmp_path) == State('running', attempts=2)
+    finally:
+        lease.give_back()
+    assert attempts.state_of(tmp_path) == State('preempted', attempts=2)
+
+
+def test_done_when_the_manifest_has_the_digests(tmp_path):
+    complete(tmp_path)
+    for lines in [began(), DONE], [began()], [began(), FAILED]:
+        write(tmp_path, *lines)
+        assert attempts.state_of(tmp_path) == State('done', attempts=1)
+    (tmp_path / 'manifest.json').write_text('{"commit": null}')
+    write(tmp_path, began(), DONE)
+    assert attempts.state_of(tmp_path).name != 'done'
+
+
+@pytest.mark.parametrize('lines, deaths', [
+    ([began(4)] * 4, 0), ([began(4)] * 5, 5), ([began(4)] * 6, 6),
+    ([began(0)] + [began(4)] * 5, 5),
+    ([began(0), began(0), began(2), began(2), began(4)], 0),  # it got further
+    ([began(4)] * 4 + [PREEMPTED, began(4)], 0),  # one could leave in time
+    ([began(4)] * 5 + [PREEMPTED], 0),
+    ([began(4)] * 5 + [RETRY] + [began(4)] * 4, 0)])
+def test_five_deaths_at_one_place_are_its_own_doing(lines, deaths, tmp_path):
+    write(tmp_path, *lines)
+    count = sum('began' in line for line in lines)
+    assert attempts.state_of(tmp_path) == (
+        State('failed', 'killed', f'its process died {deaths} times at sweep 4', count)
+        if deaths else State('preempted', attempts=count))
+    attempts.retry(tmp_path)
+    assert attempts.state_of(tmp_path) == State('pending', attempts=count)
+
+
+def test_what_is_noted_is_read(tmp_path):
+    assert attempts.read(tmp_path) == [] and not attempts.is_over(tmp_path)
+    attempts.began(tmp_path, 3)
+    assert not attempts.is_over(tmp_path)
+    attempts.ended(tmp_path, 'preempted')
+    assert attempts.is_over(tmp_path)
+    first, second = attempts.read(tmp_path)
+    assert first['sweep'] == 3 and second['outcome'] == 'preempted'
+
+
+def test_a_line_that_was_cut_short(tmp_path):
+    write(tmp_path, began())
+    with open(tmp_path / 'attempts.jsonl', 'a') as file:
+        file.write('{"ended": "2026-01-0')
+    assert attempts.read(tmp_path) == [began()]
+    assert attempts.state_of(tmp_path) == State('preempted', attempts=1)
+    # It swallows none that comes after.
+    attempts.began(tmp_path, 5)
+    attempts.failed(tmp_path, DivergedError('too fast'))
+    assert attempts.state_of(tmp_path) == State('failed', 'diverged', 'too fast', 2)
+    assert len(attempts.read(tmp_path)) == 3
+
+
+@pytest.mark.parametrize('error, kind', [
+    (SettingError('x'), 'setting'), (BusyError('x'), 'setting'),
+    (DataError('x'), 'data'), (StorageError('x'), 'disk'), (OSError(28, 'x'), 'disk'),
+    (DivergedError('x'), 'diverged'), (MemoryError(), 'memory'),
+    (RuntimeError('RESOURCE_EXHAUSTED: Out of memory'), 'memory'),
+    (RuntimeError('x'), 'crash'), (ValueError('x'), 'crash'), (KeyError('x'), 'crash')])
+def test_kinds_of_failures(error, kind):
+    assert attempts.kind_of(error) == kind
+
+
+def test_only_an_unforeseen_error_leaves_its_trace(tmp_path):
+    attempts.failed(tmp_path, SettingError('one\n  two'))
+    assert attempts.state_of(tmp_path)[:3] == ('failed', 'setting', 'one two')
+    assert not (tmp_path / 'crash.txt').exists()
+    try:
+        raise ValueError('one\ntwo')
+    except ValueError as error:
+        attempts.failed(tmp_path, error)
+    assert attempts.state_of(tmp_path)[:3] == ('failed', 'crash', 'ValueError: one two')
+    trace = (tmp_path / 'crash.txt').read_text()
+    assert trace.startswith('Traceback') and 'test_attempts.py' in trace
