@@ -149,7 +149,8 @@ def _attend(reader: int, latency: float) -> None:
             deadline = None
         elif late or _place.safe:
             for farewell in _farewells:
-                farewell()
+                with contextlib.suppress(Exception):  # which would keep it from leaving
+                    farewell()
             _exit(PREEMPTED, _place.message)
         else:
             deadline = deadline or time.monotonic() + latency

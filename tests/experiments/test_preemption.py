@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import launch, preemption
+from experiments import attempts, launch, preemption
 from experiments.run_folder import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +60,31 @@ def test_leaves_when_the_bound_has_passed():
     assert ends(0.5, 'preemption.unsaved()', signal.SIGTERM) == (75, SAID)
 
 
+FAREWELL = '''
+said = preemption.said(lambda: print('farewell', file=sys.stderr))
+said.__enter__()
+'''
+
+
+@pytest.mark.parametrize('latency, place', [(1000, ''), (0.5, 'preemption.unsaved()')])
+def test_farewells_are_said(latency, place):
+    assert ends(latency, FAREWELL + place, signal.SIGTERM) == (75, 'farewell\n' + SAID)
+
+
+def test_a_farewell_that_is_over_is_not_said():
+    over = FAREWELL + 'said.__exit__(None, None, None)'
+    assert ends(1000, over, signal.SIGTERM) == (75, SAID)
+
+
+def test_leaves_though_a_farewell_fails():
+    failing = FAREWELL.replace("print('farewell', file=sys.stderr)", '1 / 0')
+    assert ends(1000, failing + FAREWELL, signal.SIGTERM) == (75, 'farewell\n' + SAID)
+
+
+def test_what_is_said_can_be_chosen():
+    assert ends(1000, "preemption.settled('so')", signal.SIGTERM) == (75, 'so\n')
+
+
 def test_a_second_interrupt_ends_it():
     assert ends(1000, 'preemption.unsaved()', signal.SIGINT, signal.SIGINT) == (
         130, 'interrupted twice\n')
@@ -72,6 +97,28 @@ def test_a_complete_run_has_nothing_to_leave():
         process.terminate()
         assert process.communicate(timeout=60)[1] == ''
     assert process.returncode == 0
+
+
+START = 'preempted at sweep 0; run the same command again to continue\n'
+
+
+def test_another_run_may_be_left_again():
+    assert ends(1000, 'preemption.finished(); preemption.starting()',
+                signal.SIGTERM) == (75, START)
+
+
+def test_no_other_run_begins_once_asked_to_leave():
+    begins = WAIT.replace('sleep(30)', '''sleep(1)
+    try:
+        preemption.starting()
+    except preemption.PreemptedError as error:
+        sys.exit(str(error))
+    ''')
+    with start(['-c', begins, '1000', 'preemption.finished()']) as process:
+        process.stdout.readline()
+        process.terminate()
+        assert process.communicate(timeout=60)[1] == START
+    assert process.returncode == 1, 'by the exception, not from the thread'
 
 
 def test_handlers_are_put_back():
@@ -150,6 +197,7 @@ def test_thirty_signals_at_random_moments(number, command, undisturbed, tmp_path
         for moment in (*(draw.uniform(0.1, 1) * seconds for _ in range(3)), 1000):
             status, words, took = disturb(command, folder, number, moment)
             if status == 75:
+                assert attempts.state_of(folder).name in ('pending', 'preempted')
                 assert words.startswith('preempted at sweep ')
                 assert words.count('\n') == 1
                 left.append((words.split(';')[0], round(took, 1)))
