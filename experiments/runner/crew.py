@@ -130,8 +130,8 @@ class Crew:
                 stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
 
     def _careful(self) -> list[str]:
-        """Measure nothing where workers ended before they began: perhaps of that."""
-        return ['--mode=sequential'] if self._errors + self._kills else []
+        """Measure nothing where workers end before they begin: perhaps of that."""
+        return ['--mode=sequential'] if self._errors + self._kills > 1 else []
 
 
 def _cores() -> int:

@@ -32,7 +32,7 @@ class View:
         self._began, self._first = time.monotonic(), _done(overview)
         self._now, self._told = overview, set(overview.having('failed'))
         self._losses: dict[Trial, str] = {}
-        self._tenth = self._tenths()
+        self._tenth, self._said = self._tenths(), ''
         self._console = Console(highlight=False)
         self._live = Live(console=self._console, refresh_per_second=4,
                           get_renderable=self._render, transient=True)
@@ -47,7 +47,8 @@ class View:
     def __exit__(self, *exception) -> None:
         if self._console.is_terminal:
             self._live.stop()
-        self.say(f'{self._sweep.name}: {self._now.counts()}')
+        if self._console.is_terminal or self._said != self._now.counts():
+            self.say(f'{self._sweep.name}: {self._now.counts()}')
 
     def say(self, *lines: str) -> None:
         """Print a line, above what is live; on a terminal, parts of it as lines."""
@@ -67,8 +68,8 @@ class View:
                 self.say(*describe_failure(trial, self._labels, overview))
         if not self._console.is_terminal:
             if self._tenths() > self._tenth:
-                self._tenth = self._tenths()
-                self.say(f'{self._sweep.name}: {overview.counts()}{self._left("; ")}')
+                self._tenth, self._said = self._tenths(), overview.counts()
+                self.say(f'{self._sweep.name}: {self._said}{self._left("; ")}')
             return
         self._losses = {trial: _losses(self._folder / trial.folder)
                         for trial in overview.having('running')[:_SHOWN]}

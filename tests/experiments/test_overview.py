@@ -158,7 +158,7 @@ def test_lines_of_a_log_are_whole(shown):
                     seen(done=1, failed=1, running=1, pending=2),
                     seen(done=1, failed=1, running=1, pending=2),
                     seen(done=4, failed=1))
-    first, *middle, last = said.splitlines()
+    first, *middle = said.splitlines()
     assert first.startswith('some: 5 trials, 1 done, 4 pending; in /')
     assert [line.split(';')[0] for line in middle] == [
         f'failed (diverged): seed=1: {SEEDS[1].folder}: {REASON}'.split(';')[0],
@@ -167,7 +167,13 @@ def test_lines_of_a_log_are_whole(shown):
         'some: 4 done, 1 failed']
     assert middle[0].endswith(REASON) and '\x1b' not in said
     assert ' trials a minute, ' in middle[1] and middle[1].endswith(' left')
-    assert last == 'some: 4 done, 1 failed'
+
+
+def test_the_end_is_said_once(shown):
+    for end in seen(done=5), seen(done=1, running=4):
+        said, _ = shown(None, seen(done=1, pending=4), end)
+        assert said.count(f'some: {end.counts()}') == 1
+    assert shown(None, seen(done=5), seen(done=5))[0].splitlines()[1] == 'some: 5 done'
 
 
 def test_failures_before_this_launch_are_not_news(shown):
@@ -195,7 +201,7 @@ def test_a_terminal_of_80_columns(shown, tmp_path):
 
 def test_before_anything_runs_it_says_so(shown):
     assert shown(True, seen(pending=5), seen(pending=5))[1][0][0].endswith('setting up')
-    assert 'setting up' not in shown(True, seen(pending=5), seen(running=5))[1][0][0]
+    assert 'setting up' not in shown(True, seen(running=5), seen(running=5))[1][0][0]
 
 
 def test_names_stay_where_there_is_no_room_for_all(shown, tmp_path, monkeypatch):
