@@ -77,7 +77,7 @@ def test_a_farewell_that_is_over_is_not_said():
 
 
 def test_leaves_though_a_farewell_fails():
-    failing = FAREWELL.replace("print('farewell', file=sys.stderr)", '1 / 0')
+    failing = 'failing = preemption.said(lambda: 1 / 0)\nfailing.__enter__()'
     assert ends(1000, failing + FAREWELL, signal.SIGTERM) == (75, 'farewell\n' + SAID)
 
 

@@ -189,8 +189,20 @@ def test_an_attempt_that_ends_says_how(error, outcome, tmp_path, create):
         folder.begin(0)
         raise error
     assert attempts.state_of(tmp_path) == attempts.State(*outcome, attempts=1)
+    assert attempts.is_over(tmp_path)
     assert (tmp_path / 'crash.txt').exists() == ('crash' in outcome)
     assert not (tmp_path / 'lease').exists(), 'others may go on'
+
+
+def test_an_attempt_that_is_left_from_a_thread_says_so(tmp_path, create):
+    folder = create('vae', parse(f'--run_dir={tmp_path}'), {})
+    with folder.attempt():
+        folder.begin(0)
+        farewell, = preemption._farewells
+        farewell()  # and the process ends
+        assert attempts.state_of(tmp_path) == attempts.State('preempted', attempts=1)
+        assert attempts.is_over(tmp_path) and not (tmp_path / 'lease').exists()
+    assert not preemption._farewells
 
 
 @pytest.mark.parametrize('where', ['file/run', 'file', 'x' * 300])
