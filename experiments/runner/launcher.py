@@ -39,7 +39,8 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> Overview:
                 time.sleep(_LOOK)
                 if preemption.requested():
                     keeper.dismiss()
-                    view.update(look(sweep, folder, overview))
+                    overview = look(sweep, folder, overview)
+                    view.update(overview)
                     done = len(overview.having('done'))
                     raise preemption.PreemptedError(
                         f'left with {done} of {len(sweep.trials)} trials done; '

@@ -261,22 +261,23 @@ def test_asked_to_leave_it_asks_its_workers(begin, tmp_path, monkeypatch, script
 
 
 def test_trials_that_another_launch_runs_are_waited_for(begin, tmp_path):
-    run = tmp_path / 'vae-0000000000000001'
+    run = tmp_path / 'vae-0000000000000004'
     run.mkdir()
     lease = Lease(run)
 
     def finish():
         while not (tmp_path / 'vae-0000000000000000' / 'manifest.json').exists():
             time.sleep(0.02)
+        time.sleep(0.3)  # workers end meanwhile, and have done right
         (run / 'manifest.json').write_text('{"digests": {}}')
         lease.give_back()
 
-    go = begin(2, {}, '--workers=1')
+    go = begin(5, {at: f'wait:{{{at + 1}}}' for at in range(3)}, '--workers=4')
     thread = threading.Thread(target=finish)
     thread.start()
-    assert go() == ('2 done', [1, 0])
+    assert go() == ('5 done', [1, 1, 1, 1, 0])
     thread.join()
-    assert len(started(tmp_path)) == 1
+    assert len(started(tmp_path)) == 4
 
 
 def test_the_command_of_a_worker(tmp_path, monkeypatch):
@@ -345,4 +346,3 @@ def test_an_option_of_sbatch_without_a_value(submitted, tmp_path):
     with pytest.raises(SettingError, match='^--sbatch=exclusive has no value; write it '
                                            'as --sbatch=account=physics.$'):
         jobs.Jobs(tmp_path, flags_of('--sbatch=exclusive'), waiting())
-
