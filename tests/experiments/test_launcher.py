@@ -215,6 +215,8 @@ def test_a_disk_that_refuses_ends_the_launch(begin, words):
 HEEDS = WORKER.replace("import fcntl", '''import signal, sys
 def leave(*_):
     print('asked', flush=True)
+    if run.name.endswith('2'):  # is just complete
+        (run / 'manifest.json').write_text('{"digests": {}}')
     sys.exit(75)
 signal.signal(signal.SIGTERM, leave)
 import fcntl''', 1)
@@ -250,13 +252,13 @@ def test_asked_to_leave_it_asks_its_workers(begin, tmp_path, monkeypatch, script
     go = begin(4, {1: 'sleep', 2: 'sleep'}, '--workers=2',
                f'--preempt_latency={latency}', script=script)
     with asked_to_leave(monkeypatch, both_sleep):
-        with pytest.raises(preemption.PreemptedError, match='^left with 1 of 4 trials '
+        with pytest.raises(preemption.PreemptedError, match='^left with 2 of 4 trials '
                            'done; run the same command again to continue$'):
             go()
     assert log() == 2 * 'asked\n'
     # Nobody is left, and what they had is free.
     assert [attempts.state_of(tmp_path / f'vae-{at:016x}').name for at in range(4)] == [
-        'done', 'preempted', 'preempted', 'pending']
+        'done', 'preempted', 'done', 'pending']
     monkeypatch.undo()
 
 
@@ -269,7 +271,8 @@ def test_trials_that_another_launch_runs_are_waited_for(begin, tmp_path):
         while not (tmp_path / 'vae-0000000000000000' / 'manifest.json').exists():
             time.sleep(0.02)
         time.sleep(0.3)  # workers end meanwhile, and have done right
-        (run / 'manifest.json').write_text('{"digests": {}}')
+        (run / 'manifest').write_text('{"digests": {}}')
+        os.replace(run / 'manifest', run / 'manifest.json')
         lease.give_back()
 
     go = begin(5, {at: f'wait:{{{at + 1}}}' for at in range(3)}, '--workers=4')
@@ -329,6 +332,18 @@ def test_a_job_has_trials_of_one_program(submitted, tmp_path, capsys, more, part
     assert it.parting == ('the jobs go on; ./launch.sh some status --out_dir=there '
                           '--set=beta=2 says how they stand')
     it.dismiss()
+
+
+def test_only_what_waits_is_submitted_and_jobs_may_end_without_it(begin, submitted,
+                                                                  monkeypatch):
+    begin(2, {})()
+    monkeypatch.setattr(jobs, '_ASK', -1.)
+    monkeypatch.setattr(jobs.subprocess, 'run', lambda *_, **__: (
+        subprocess.CompletedProcess([], 0, '', '')))
+    go = begin(3, {}, '--cluster=slurm')
+    monkeypatch.setattr(crew, 'command', lambda *_, workers: ['worker'])
+    assert go()[0] == '2 done, 1 pending'
+    assert submitted[0][0] == [['worker', f'--trials={2:016x}']]
 
 
 def test_jobs_last_as_long_as_slurm_knows_them(submitted, tmp_path, monkeypatch):
