@@ -4,9 +4,11 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -411,7 +413,11 @@ def really(monkeypatch, benches, cheap_compilation):
 
 
 def digests(folder):
-    return [attempts.read_manifest(run)['digests'] for run in runs(folder)]
+    return [digests_of(run) for run in runs(folder)]
+
+
+def digests_of(run):
+    return attempts.read_manifest(run)['digests']
 
 
 @pytest.fixture(scope='module')
@@ -478,3 +484,120 @@ def test_a_preempted_trial_goes_on_where_it_was(started, really, undisturbed,
     began = [line['sweep'] for line in attempts.read(runs(folder)[0])
              if 'began' in line]
     assert began[0] == 0 < began[1]
+
+
+# Processes.
+
+
+@pytest.fixture
+def environment(cheap_compilation):
+    """That of processes which share the compiled programs of this one."""
+    with cheap_compilation():
+        programs = jax.config.jax_compilation_cache_dir
+    return {**os.environ, 'JAX_COMPILATION_CACHE_DIR': programs,
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+            'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'}
+
+
+@pytest.fixture
+def start(environment):
+    """(module, *arguments) -> its process."""
+    return lambda module, *arguments: subprocess.Popen(
+        [sys.executable, '-m', module, *map(str, arguments)], cwd=ROOT, text=True,
+        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE)
+
+
+def test_from_a_command_to_a_report(started, undisturbed, start, tmp_path):
+    folder = started('seed = [0, 1]\nlearning_rate = [1e-3]')
+    shutil.rmtree(folder)
+    with start('experiments.runner', tmp_path / 'sweep.toml', f'--out_dir={folder}',
+               '--workers=1') as process:
+        said, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (0, '')
+    assert states(folder) == ['done'] * 2 and digests(folder)[0] == undisturbed[0]
+    assert said.splitlines()[0].startswith('sweep: 2 trials, 0 done, 2 pending; in ')
+    assert said.endswith(f'\n{folder}/report.html\n')
+    page = (folder / 'report.html').read_text()
+    assert all(run.name in page for run in runs(folder))
+
+
+def mounted(folder, *options):
+    """A file system of its own; unmounted by the caller."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(['mount', *options, str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip(f'cannot mount: {done.stderr.decode()}')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('room', [150, 200, 250, 300, 400])
+def test_a_full_disk(started, start, undisturbed, tmp_path, room):
+    """Of so many KiB, which some trials fill."""
+    folder = started(REAL)
+    shutil.rmtree(folder)
+    mounted(folder, '-t', 'tmpfs', '-o', f'size={room}k', 'tmpfs')
+    call = ['experiments.runner', tmp_path / 'sweep.toml', f'--out_dir={folder}',
+            '--workers=1']
+    try:
+        with start(*call) as process:
+            _, words = process.communicate(timeout=200)
+        assert process.returncode == 74
+        assert words.startswith('error: ') and words.count('\n') == 1, words
+        assert 'No space left on device' in words
+        whole = [at for at, state in enumerate(states(folder)) if state == 'done']
+        before = {at: contents(runs(folder)[at]) for at in whole}
+        for at in whole:
+            assert digests_of(runs(folder)[at]) == run_folder.digests(runs(folder)[at])
+        # Somebody makes room, and gives the same command again.
+        mounted(folder, '-o', 'remount,size=9m')
+        with start(*call) as process:
+            _, words = process.communicate(timeout=200)
+        assert (process.returncode, words) == (0, '')
+        assert digests(folder)[0] == undisturbed[0]
+        assert digests(folder)[3] == undisturbed[1]
+        assert {at: contents(runs(folder)[at]) for at in whole} == before
+        print(f'{room} KiB: {len(whole)} of 4 were done')
+    finally:
+        subprocess.run(['umount', str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_read_only_folder(started, start, stand, tmp_path):
+    folder = started('seed = [0, 1]')
+    first = sweeps.load(folder).trials[0].id
+    work(folder, f'--trials={first}')
+    mounted(folder, '--bind', str(folder))
+    mounted(folder, '-o', 'remount,bind,ro')
+    try:
+        before = contents(folder)
+        for call in (['experiments.runner', tmp_path / 'sweep.toml',
+                      f'--out_dir={folder}'],
+                     ['experiments.runner.worker', f'--out_dir={folder}']):
+            with start(*call) as process:
+                _, words = process.communicate(timeout=200)
+            assert process.returncode == 74
+            assert words.startswith('error: ') and words.count('\n') == 1
+            assert 'Read-only file system' in words
+        assert contents(folder) == before
+        with start('experiments.runner', tmp_path / 'sweep.toml', 'status',
+                   f'--out_dir={folder}') as process:
+            assert process.communicate(timeout=200)[0].startswith(
+                'sweep: 2 trials, 1 done, 1 pending; in ')
+    finally:
+        subprocess.run(['umount', str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_workers_leave_when_their_launcher_is_killed(started, start, tmp_path):
+    folder = started('seed = [0, 1]')
+    with start('experiments.runner', tmp_path / 'sweep.toml', f'--out_dir={folder}',
+               '--workers=2', '--set=sweeps=1000000') as process:
+        while states(folder).count('running') < 2:
+            time.sleep(0.1)
+        process.kill()
+    for _ in range(100):
+        if states(folder) == ['preempted'] * 2:
+            return
+        time.sleep(0.1)
+    pytest.fail(f'they are {states(folder)}')
