@@ -16,19 +16,21 @@ from experiments.run_folder import RunFolder, read_rows  # noqa: E402
 # Colours that are told apart without seeing red and green (Okabe & Ito 2008).
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
+# Width of a grid of images, about, in pixels.
+_SHEET = 480
+
 plt.rcParams.update({
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
     'grid.alpha': 0.3, 'figure.dpi': 120, 'font.size': 9, 'legend.frameon': False,
     'axes.prop_cycle': plt.cycler(color=COLOURS), 'savefig.bbox': 'tight'})
 
 
-def grid(path: Path, images, title: str = '', columns: int = 8) -> None:
+def grid(path: Path, images, columns: int = 8) -> None:
     """Draw images side by side.
 
     Args:
       path: of the PNG.
       images: float[N, H, W, 1] in [0, 1].
-      title: above them.
       columns: images in a row.
     """
     images = np.clip(np.asarray(images)[..., 0], 0, 1)
@@ -38,12 +40,9 @@ def grid(path: Path, images, title: str = '', columns: int = 8) -> None:
     # A grey line between the tiles; no anti-aliasing, which would blur 8 x 8 images.
     tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0.5)
     sheet = tiles.transpose(0, 2, 1, 3).reshape(rows * (height + 1), -1)[:-1, :-1]
-    figure, axes = plt.subplots(figsize=(4, 4 * rows / columns))
-    axes.imshow(sheet, cmap='gray_r', vmin=0, vmax=1, interpolation='nearest')
-    axes.set_axis_off()
-    axes.set_title(title)
-    figure.savefig(path)
-    plt.close(figure)
+    scale = max(_SHEET // sheet.shape[1], 1)
+    plt.imsave(path, np.kron(sheet, np.ones((scale, scale))), cmap='gray_r', vmin=0,
+               vmax=1, metadata={'Software': None})
 
 
 def band(axes, x, values, label: str) -> None:
@@ -98,8 +97,7 @@ def loss_curves(folder: RunFolder) -> None:
 
 
 def conclude(folder: RunFolder) -> None:
-    """Draw the curves and say where the run is and what it reached."""
-    loss_curves(folder)
+    """Say where the run is and what it reached."""
     last = read_rows(folder.path)[-1]
     for name, values in last['test'].items():
         mean, error = mean_and_error(np.asarray(values))

@@ -11,10 +11,14 @@ class Progress:
     """Shows step, rate, remaining time and the last losses of a training.
 
     On a terminal it is one live line; elsewhere it prints a line each tenth of the way.
+
+    Attributes:
+      quiet: whether it shows nothing, as within a sweep, which has a view of its own.
     """
 
     def __init__(self, title: str, total: int, quiet: bool = False):
         self._title, self._total, self._done = title, total, 0
+        self.quiet = quiet
         self._console = Console(highlight=False, quiet=quiet)
         columns = rich.progress
         self._bar = columns.Progress(

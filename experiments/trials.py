@@ -97,17 +97,20 @@ def run(bench: Bench, all_values: Sequence[flags.FlagValues],
         for folder, params in zip(folders, results):
             if errors:
                 preemption.starting()
-            errors.append(_complete(bench, folder, params))
+            errors.append(_complete(bench, folder, params, progress.quiet))
     return errors
 
 
-def _complete(bench: Bench, folder: RunFolder, params) -> Exception | None:
+def _complete(bench: Bench, folder: RunFolder, params, quiet: bool
+              ) -> Exception | None:
     """Write what a training ended with; an error is its own, not that of others."""
     try:
         if isinstance(params, DivergedError):
             raise params
         folder.save_params(params)
         bench.trainer.study.draw(folder.path, jax.tree.map(lambda x: x[0], params))
+        if not quiet:  # the report of a sweep has the curves of all its trials
+            figures.loss_curves(folder)
         figures.conclude(folder)
         folder.finish()
     except (StorageError, OSError, preemption.PreemptedError):

@@ -1,5 +1,6 @@
 """The tables of a sweep for a terminal; the report has more."""
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def _table(result: Results) -> Iterator[str]:
     digits = tables.digits(columns[0] + columns[1])
     names = [_name(line) for line in shown]
     width = min(max(map(len, names)), _NAME)
-    yield f'\n{result.table.title}: {" ".join(result.table.label.split())}'
+    yield ''
+    yield from textwrap.wrap(f'{result.table.title}: {result.table.label}', 80)
     yield (f'{"":{width}}  {f"at {result.sweeps:.0f} sweeps":18}  '
            f'at {result.gflop:.4g} GFLOP a seed')
     best = zip(*map(tables.best, columns))
