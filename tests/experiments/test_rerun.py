@@ -11,7 +11,9 @@ import pytest
 from experiments import attempts, launch, preemption, rerun, run_folder
 from experiments.launch import SettingError
 
-TINY = ('--order=joint', '--hidden=4', '--latent=2', '--sweeps=4', '--evaluations=2')
+# As in test_worker.py, which may have compiled it.
+TINY = ('--hidden=4', '--latent=2', '--sweeps=4', '--evaluations=2',
+        '--learning_rate=1e-2', '--seed=1')
 VERDICT = '{} gave the same parameters and metrics again, bit for bit\n'
 
 
@@ -122,24 +124,24 @@ def test_files_that_were_damaged_since(complete, again, capsys, file, name, dama
 
 def test_metrics_that_part(complete, again, capsys):
     def alter(rows):
-        rows[2]['loss']['joint'][0] *= 1 + 1e-3
+        rows[2]['loss']['decoder'][0] *= 1 + 1e-3
         rows[2]['seconds'] = 99.
-        rows[3]['loss']['joint'][0] = 0.
+        rows[3]['loss']['decoder'][0] = 0.
 
     change_rows(again, alter)
     declare(again)
     status, said = ends(capsys, complete)
     assert (status, said) == (1, (
         f'different: the metrics of {complete}; the metrics part in row 3 at '
-        'loss.joint.0, by at most 1.0e-03 there\n'))
+        'loss.decoder.0, by at most 1.0e-03 there\n'))
 
 
 @pytest.mark.parametrize('alter, words', [
     (lambda rows: rows.pop(), 'there were 5 rows of metrics and are 4'),
-    (lambda rows: rows[1].pop('loss'), 'part in row 2 at loss.joint.0, by at most inf'),
+    (lambda rows: rows[1].pop('loss'), 'in row 2 at loss.encoder.0, by at most inf'),
     (lambda rows: rows[1].update(new=1.), 'part in row 2 at new, by at most inf'),
-    (lambda rows: rows[1]['loss'].update(joint=[float('nan')]), 'row 2 at loss.joint.0,'
-     ' by at most inf')])
+    (lambda rows: rows[1]['loss'].update(decoder=[float('nan')]),
+     'in row 2 at loss.decoder.0, by at most inf')])
 def test_rows_that_are_not_there(complete, again, capsys, alter, words):
     change_rows(again, alter)
     declare(again)

@@ -422,10 +422,10 @@ def digests_of(run):
 
 @pytest.fixture(scope='module')
 def undisturbed(run):
-    """Digests of the first and the last trial of `REAL`, each a run of its own."""
-    return [run_folder.digests(run(
-        'vae', '--hidden=4', '--latent=2', '--sweeps=4', '--evaluations=2', *more))
-        for more in (['--learning_rate=1e-3'], ['--learning_rate=1e-2', '--seed=1'])]
+    """Digests of the last trial of `REAL`, as a run of its own."""
+    return run_folder.digests(run(
+        'vae', '--hidden=4', '--latent=2', '--sweeps=4', '--evaluations=2',
+        '--learning_rate=1e-2', '--seed=1'))
 
 
 def test_the_mode_changes_no_number(started, really, undisturbed):
@@ -433,7 +433,7 @@ def test_the_mode_changes_no_number(started, really, undisturbed):
     for folder in modes:
         really(folder, f'--mode={folder.name}')
     one, other = map(digests, modes)
-    assert one == other and [one[0], one[-1]] == undisturbed
+    assert one == other and one[-1] == undisturbed
     assert len({digest['params'] for digest in one}) == 4
 
 
@@ -471,7 +471,7 @@ def test_a_crash_at_the_end_takes_nothing_along(started, really, monkeypatch,
 
 def test_a_preempted_trial_goes_on_where_it_was(started, really, undisturbed,
                                                 monkeypatch):
-    folder = started(REAL)
+    folder = started('seed = [1, 0]\nlearning_rate = [1e-2, 1e-3]')
     asked = iter([False] * 5 + [True])
     with monkeypatch.context() as patch, pytest.raises(preemption.PreemptedError):
         patch.setattr(preemption, 'requested', lambda: next(asked))
@@ -480,7 +480,7 @@ def test_a_preempted_trial_goes_on_where_it_was(started, really, undisturbed,
     # While it waits it is not put beside others, whatever was planned.
     monkeypatch.setattr(planner, 'make_plan', lambda *_: Plan(4, 'forced'))
     really(folder)
-    assert states(folder) == ['done'] * 4 and digests(folder)[0] == undisturbed[0]
+    assert states(folder) == ['done'] * 4 and digests(folder)[0] == undisturbed
     began = [line['sweep'] for line in attempts.read(runs(folder)[0])
              if 'began' in line]
     assert began[0] == 0 < began[1]
@@ -509,13 +509,13 @@ def start(environment):
 
 
 def test_from_a_command_to_a_report(started, undisturbed, start, tmp_path):
-    folder = started('seed = [0, 1]\nlearning_rate = [1e-3]')
+    folder = started('seed = [0, 1]\nlearning_rate = [1e-2]')
     shutil.rmtree(folder)
     with start('experiments.runner', tmp_path / 'sweep.toml', f'--out_dir={folder}',
                '--workers=1') as process:
         said, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (0, '')
-    assert states(folder) == ['done'] * 2 and digests(folder)[0] == undisturbed[0]
+    assert states(folder) == ['done'] * 2 and digests(folder)[1] == undisturbed
     assert said.splitlines()[0].startswith('sweep: 2 trials, 0 done, 2 pending; in ')
     assert said.endswith(f'\n{folder}/report.html\n')
     page = (folder / 'report.html').read_text()
@@ -554,8 +554,7 @@ def test_a_full_disk(started, start, undisturbed, tmp_path, room):
         with start(*call) as process:
             _, words = process.communicate(timeout=200)
         assert (process.returncode, words) == (0, '')
-        assert digests(folder)[0] == undisturbed[0]
-        assert digests(folder)[3] == undisturbed[1]
+        assert digests(folder)[-1] == undisturbed
         assert {at: contents(runs(folder)[at]) for at in whole} == before
         print(f'{room} KiB: {len(whole)} of 4 were done')
     finally:
