@@ -51,13 +51,14 @@ for name in json.loads((folder / 'order.json').read_text()):
         deed, _, other = ('' if again else deeds.get(name, '')).partition(':')
         if deed == 'die':
             os.kill(os.getpid(), signal.SIGKILL)
-        if deed == 'fail':
+        for _ in range(1000):
+            if deed == 'sleep' or deed == 'wait' and not (
+                    folder / other / 'manifest.json').exists():
+                time.sleep(0.02)
+        if deed == 'fail' or deed == 'wait' and not (
+                folder / other / 'manifest.json').exists():
             add(ended='now', outcome='failed', kind='diverged', reason='not finite')
         else:
-            for _ in range(1000):
-                if deed == 'sleep' or deed == 'wait' and not (
-                        folder / other / 'manifest.json').exists():
-                    time.sleep(0.02)
             (run / '.m').write_text('{"sweeps": 1, "digests": {}}')
             os.replace(run / '.m', run / 'manifest.json')
             add(ended='now', outcome='done')
@@ -147,10 +148,8 @@ def test_dead_workers_are_replaced(begin, tmp_path):
 
 def test_a_dead_worker_is_replaced_though_another_is_busy(begin):
     # The first trial ends after the second, whose worker dies.
-    began = time.monotonic()
     go = begin(2, {0: 'wait:{1}', 1: 'die'}, '--workers=2')
     assert go() == ('2 done', [1, 2])
-    assert time.monotonic() - began < 20  # which is how long the first one waits
 
 
 def test_what_fails_is_told_once(begin, capsys):
