@@ -42,7 +42,7 @@ def digests(folder):
     return attempts.read_manifest(folder)['digests']
 
 
-def tested(folder):
+def metrics_of(folder):
     """Test metrics of a run."""
     return np.array([list(row['test'].values()) for row in read_rows(folder)
                      if 'test' in row])
@@ -69,7 +69,7 @@ def test_with_more_devices_in_sight(run, experiment):
 def test_on_one_core(run, experiment):
     fewer = run(experiment, 'core', 'taskset', '-c', '0')
     assert attempts.read_manifest(fewer)['cores'] == 1
-    np.testing.assert_allclose(tested(fewer), tested(run(experiment, 'once')),
+    np.testing.assert_allclose(metrics_of(fewer), metrics_of(run(experiment, 'once')),
                                rtol=1e-4)
 
 
@@ -116,4 +116,4 @@ def test_random_numbers_do_not_depend_on_the_version():
 @pytest.mark.parametrize('experiment, wanted', [('vae', 30.98845), ('gan', 0.4521679)])
 def test_metrics_hardly_depend_on_the_version(run, experiment, wanted):
     """The last test metric, as computed with jax 0.10.2 on two cores."""
-    assert tested(run(experiment, 'once'))[-1, 0] == pytest.approx(wanted, rel=1e-4)
+    assert metrics_of(run(experiment, 'once'))[-1, 0] == pytest.approx(wanted, rel=1e-4)
