@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks import measure
 from benchmarks.measure import Bar
 from experiments import attempts
+from experiments.run_folder import cores
 from experiments.runner import sweep as sweeps
 
 TOML = '''
@@ -33,7 +34,7 @@ flags = {hidden = 32, latent = 8, sweeps = 200, evaluations = 4}
 product = {order = ['joint', 'decoder,encoder', 'encoder,decoder'], \
 learning_rate = [1e-3, 3e-4], seed = [0, 1, 2, 3]}
 '''
-WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 2
+WORKERS = cores()
 
 
 def run_all(folder: Path, commands: Iterable[list[str]]) -> float:

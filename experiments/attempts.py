@@ -84,6 +84,11 @@ def kind_of(error: Exception) -> str:
     return 'memory' if 'RESOURCE_EXHAUSTED' in str(error) else 'crash'
 
 
+def count(lines: list[dict[str, Any]]) -> int:
+    """Say how many attempts have begun, of the lines that `read` gives."""
+    return sum('began' in line for line in lines)
+
+
 def is_over(run: Path) -> bool:
     """Say whether the end of the last attempt is noted."""
     return 'ended' in (read(run) or [{}])[-1]
@@ -114,21 +119,21 @@ def read_manifest(run: Path) -> dict[str, Any] | None:
 def state_of(run: Path) -> State:
     """Read what has become of a run."""
     lines = read(run)
-    count = sum('began' in line for line in lines)
+    begun = count(lines)
     if 'digests' in (read_manifest(run) or {}):
-        return State('done', attempts=count)
+        return State('done', attempts=begun)
     if lease.is_held(run):
-        return State('running', attempts=count)
+        return State('running', attempts=begun)
     if not lines or 'retry' in lines[-1]:
-        return State('pending', attempts=count)
+        return State('pending', attempts=begun)
     last = lines[-1]
     if last.get('outcome') == 'failed':
-        return State('failed', last['kind'], last['reason'], count)
+        return State('failed', last['kind'], last['reason'], begun)
     deaths = _deaths_in_place(lines)
     if deaths >= _DEATHS:
         return State('failed', 'killed', f'its process died {deaths} times at sweep '
-                     f'{last["sweep"]}', count)
-    return State('preempted', attempts=count)
+                     f'{last["sweep"]}', begun)
+    return State('preempted', attempts=begun)
 
 
 def _deaths_in_place(lines: list[dict[str, Any]]) -> int:

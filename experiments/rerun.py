@@ -26,7 +26,7 @@ from absl import flags
 from experiments import attempts, launch, preemption, run_folder, trials
 from experiments.launch import SettingError
 from experiments.registry import EXPERIMENTS
-from experiments.settings import MANNERS, define_manners
+from experiments.settings import define_manners, written_manners
 
 # What of a manifest decides about bits, and what may be expected where it differs.
 _DECIDES = {
@@ -57,8 +57,7 @@ def main(path: Path, values: flags.FlagValues) -> None:
     manifest = _complete_manifest(path)
     with _folder(values.out_dir) as again:
         repeat(path, again, manifest['experiment'],
-               [f'--{name}={values[name].value}' for name in MANNERS
-                if values[name].value is not None])
+               written_manners(values))
         now = attempts.read_manifest(again)
         _compare_circumstances({**manifest, 'uncommitted': _changes(path)},
                                {**now, 'uncommitted': _changes(again)})

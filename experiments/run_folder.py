@@ -147,9 +147,9 @@ class RunFolder(NamedTuple):
         if self.events is not None:
             self.events.finish()
         manifest = attempts.read_manifest(self.path)
-        count = sum('began' in line for line in attempts.read(self.path))
         _write_json(self.path / 'manifest.json', {
-            **manifest, 'attempts': count, 'digests': digests(self.path)})
+            **manifest, 'attempts': attempts.count(attempts.read(self.path)),
+            'digests': digests(self.path)})
         attempts.ended(self.path, 'done')
         if self.checkpoints.exists():
             shutil.rmtree(self.checkpoints)
@@ -339,10 +339,16 @@ def _machine() -> dict[str, Any]:
         'device': device.device_kind,
         'platform': device.platform,
         'devices': jax.device_count(),
-        'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
-        else os.cpu_count(),
+        'cores': cores(),
         'xla_flags': os.environ.get('XLA_FLAGS', ''),
     }
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.cache

@@ -30,6 +30,12 @@ def define_manners(values: flags.FlagValues) -> None:
                       'in the folder of a run.', **own)
 
 
+def written_manners(values: flags.FlagValues) -> list[str]:
+    """The flags of `MANNERS`, as on the command line of a run."""
+    return [f'--{name}={values[name].value}' for name in MANNERS
+            if values[name].value is not None]
+
+
 def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
                  batch_size: int, epochs: float, fresh_minibatches: bool) -> None:
     """Define the common flags; the arguments are the defaults that differ."""

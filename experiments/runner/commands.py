@@ -114,7 +114,7 @@ def _try_again(sweep: Sweep, folder: Path, *kinds: str) -> None:
         with contextlib.suppress(TakenError):
             lease = Lease(run_folder)
             try:
-                if _begun(run_folder) != state.attempts:
+                if attempts.count(attempts.read(run_folder)) != state.attempts:
                     continue  # someone else has tried it meanwhile
                 if state.kind in _ANEW:
                     _forget(run_folder)
@@ -181,10 +181,6 @@ def _print_commands(sweep: Sweep, folder: Path, values: flags.FlagValues) -> Non
                               *trial.arguments, *manners,
                               f'--run_dir={folder / trial.folder}'])
         print(f'{command}  # {seen.states[trial].name}')
-
-
-def _begun(run: Path) -> int:
-    return sum('began' in line for line in attempts.read(run))
 
 
 def _forget(run: Path) -> None:

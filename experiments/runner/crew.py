@@ -10,8 +10,9 @@ from absl import flags
 
 from experiments import attempts, launch, preemption
 from experiments.launch import StorageError
+from experiments.run_folder import cores
 from experiments.runner.overview import Overview
-from experiments.settings import MANNERS
+from experiments.settings import written_manners
 
 # So many workers that end before any begins a trial, one after another, would go on to
 # do so: by an error, or because someone, perhaps the system for want of memory, kills
@@ -25,10 +26,9 @@ class WorkersError(RuntimeError):
 
 def command(folder: Path, values: flags.FlagValues, workers: int) -> list[str]:
     """The command of one of some workers."""
-    manners = [f'--{name}={values[name].value}' for name in (*MANNERS, 'mode')
-               if values[name].value is not None]
     return [sys.executable, '-m', 'experiments.runner.worker', '--attended',
-            f'--out_dir={folder.absolute()}', f'--workers={workers}', *manners]
+            f'--out_dir={folder.absolute()}', f'--workers={workers}',
+            f'--mode={values.mode}', *written_manners(values)]
 
 
 class Crew:
@@ -43,7 +43,7 @@ class Crew:
     parting = 'run the same command again to continue'
 
     def __init__(self, folder: Path, values: flags.FlagValues, waiting: int):
-        size = min(values.workers or max(_cores() // 2, 1), max(waiting, 1))
+        size = min(values.workers or max(cores() // 2, 1), max(waiting, 1))
         self._folder, self._latency = folder, values.preempt_latency
         self._command = command(folder, values, size)
         self._members: dict[int, subprocess.Popen | None] = dict.fromkeys(range(size))
@@ -132,9 +132,3 @@ class Crew:
     def _careful(self) -> list[str]:
         """Measure nothing where workers end before they begin: perhaps of that."""
         return ['--mode=sequential'] if self._errors + self._kills > 1 else []
-
-
-def _cores() -> int:
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

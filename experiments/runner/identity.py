@@ -9,6 +9,7 @@ the flags that are `FREE` do not.
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from typing import Any
 
 from absl import flags
@@ -24,10 +25,14 @@ SCHEMA = 1
 
 def identity(experiment: str, values: flags.FlagValues) -> str:
     """Return the identity of a run, 16 hexadecimal digits."""
-    meaning = {name: _canonical(values[name].value) for name in values
-               if name not in (*FREE, 'help') and values[name].value is not None}
-    text = json.dumps([SCHEMA, experiment, meaning], sort_keys=True)
+    text = json.dumps([SCHEMA, experiment, meaning(values)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def meaning(values: flags.FlagValues, without: Collection[str] = ()) -> dict[str, Any]:
+    """Flag -> value, of the flags that can change a number, but for some."""
+    return {name: _canonical(values[name].value) for name in values
+            if name not in (*FREE, 'help', *without) and values[name].value is not None}
 
 
 def _canonical(value: Any) -> Any:

@@ -23,10 +23,10 @@ from absl import flags
 
 from experiments.chunks import Carry
 from experiments.group import together
-from experiments.launch import parse, serialise
+from experiments.launch import parse
 from experiments.registry import EXPERIMENTS
+from experiments.runner.identity import meaning
 from experiments.runner.sweep import Trial
-from experiments.settings import FREE
 from experiments.study import Experiment, Given
 from experiments.training import Trainer
 
@@ -72,10 +72,8 @@ def read_flags(trial: Trial, *more: str) -> flags.FlagValues:
 def signature(experiment: Experiment, values: flags.FlagValues) -> str:
     """Name the compiled program of a run: 12 hex digits."""
     traced = experiment.traced(values)
-    static = [line for line in serialise(values).splitlines()
-              if line.removeprefix('--').removeprefix('no').partition('=')[0]
-              not in (*traced, *FREE)]
-    text = json.dumps([experiment.name, traced, static])
+    text = json.dumps([experiment.name, traced, meaning(values, without=traced)],
+                      sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -63,8 +63,7 @@ def main(values: flags.FlagValues) -> None:
     folder = Path(values.out_dir)
     mine = [trial for trial in load(folder).trials
             if values.trials is None or trial.id in values.trials]
-    manners = [f'--{name}={values[name].value}' for name in settings.MANNERS
-               if values[name].value is not None]
+    manners = settings.written_manners(values)
     groups = planner.group(mine, lambda trial: (
         *manners, f'--run_dir={folder / trial.folder}'))
     names = list(groups)
