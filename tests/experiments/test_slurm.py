@@ -123,15 +123,16 @@ def fields(scontrol, job):
 
 
 def ends(scontrol, job):
-    """State and exit code of a job, and how often it was requeued."""
+    """State and exit code of a job, and how often it was requeued.
+
+    Slurm holds what was requeued until its old credentials have expired, which is two
+    minutes unless configured otherwise; begun sooner, it may be refused and fail.
+    """
     def over():
         there = fields(scontrol, job)
-        if there['JobState'] == 'PENDING' and there['Reason'] == 'BeginTime':
-            # Otherwise Slurm holds what was requeued for two minutes.
-            scontrol('update', f'JobId={job}', 'StartTime=now')
         return there if there['JobState'] not in (
             'PENDING', 'RUNNING', 'COMPLETING') else None
-    there = within(300, over)
+    there = within(600, over)
     return there['JobState'], there['ExitCode'], int(there['Restarts'])
 
 
