@@ -3,9 +3,11 @@
     python -m benchmarks.trials [--quick]
 
 The small VAE (64-32-8, batch 128, 200 sweeps) in 3 orders at 2 learning rates with 4
-seeds: 3 compiled programs. Both ways have as many processes at a time as there are
-cores, and a compilation cache that is empty at the start. A sweep's time includes its
-report.
+seeds: 3 compiled programs. All ways have as many processes at a time as there are
+cores. A sweep's time includes its report. A process each is measured twice: with
+nothing kept between processes, as where a launcher starts any program, and with the
+cache of compiled programs that the experiments have by default. Caches are empty at the
+start.
 """
 
 import os
@@ -37,9 +39,9 @@ learning_rate = [1e-3, 3e-4], seed = [0, 1, 2, 3]}
 WORKERS = cores()
 
 
-def run_all(folder: Path, commands: Iterable[list[str]]) -> float:
-    """Seconds that commands take, so many at a time."""
-    environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(folder / 'programs')}
+def run_all(commands: Iterable[list[str]], cache: Path | None) -> float:
+    """Seconds that commands take, so many at a time, with or without a cache."""
+    environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(cache or '')}
 
     def run(command):
         subprocess.run([sys.executable, '-m', *command], check=True, env=environment,
@@ -66,18 +68,29 @@ def main() -> None:
         path.write_text(TOML)
         override = ['sweeps=2'] if args.quick else []
         trials = sweeps.read(path, override).trials
-        swept = run_all(folder / 'sweep', [[
+        swept = run_all([[
             'experiments.runner', str(path), f'--out_dir={folder / "sweep"}',
-            f'--workers={WORKERS}', *(f'--set={word}' for word in override)]])
-        each = run_all(folder / 'each', [
-            [f'experiments.{trial.experiment}', *trial.arguments,
-             f'--run_dir={folder / "each" / trial.folder}'] for trial in trials])
+            f'--workers={WORKERS}', *(f'--set={word}' for word in override)]],
+            folder / 'programs of the sweep')
+
+        def each(name: str, cache: Path | None) -> float:
+            return run_all([
+                [f'experiments.{trial.experiment}', *trial.arguments,
+                 f'--run_dir={folder / name / trial.folder}'] for trial in trials],
+                cache)
+
+        alone = each('alone', None)
+        cached = each('cached', folder / 'programs of each')
         identical = (digests(folder / 'sweep', trials)
-                     == digests(folder / 'each', trials))
+                     == digests(folder / 'alone', trials)
+                     == digests(folder / 'cached', trials))
     measure.finish('trials', {'trials': [{
         'program': f'{len(trials)} trials, {WORKERS} processes at a time',
-        'sweep, s': swept, 'a process each, s': each, 'identical': identical}]},
-        [Bar('a sweep against a process each (at most 1/5)', swept / each, 0.2)], args)
+        'sweep, s': swept, 'a process each, s': alone, 'cached, s': cached,
+        'identical': identical}]},
+        [Bar('a sweep against a process each (at most 1/5)', swept / alone, 0.2),
+         Bar('against a process each with a cache of programs', swept / cached, 0.2)],
+        args)
     if not identical:
         sys.exit('error: a trial of the sweep has other digests than alone.')
 

@@ -23,6 +23,10 @@ from cdgm import blocks as trees
 from cdgm.blocks import Params, StaticBlock
 from cdgm.descent import Descent
 
+# XLA counts before it writes machine code, which then need not be good, and takes half
+# as long.
+_NEVER_RUN: dict[str, str | bool] = {'xla_backend_optimization_level': '0'}
+
 
 class Cost(NamedTuple):
     """What one run of a program costs.
@@ -141,7 +145,8 @@ def program_cost(function: Callable, *arguments: Any) -> Cost:
       *arguments: arrays, or `jax.ShapeDtypeStruct` in their place.
     """
     # The one place where the library compiles: only XLA knows what it will run.
-    counted = jax.jit(function).lower(*arguments).compile().cost_analysis() or {}
+    counted = jax.jit(function).lower(*arguments).compile(
+        compiler_options=_NEVER_RUN).cost_analysis() or {}
     return Cost(float(counted.get('flops', 0)), float(counted.get('bytes accessed', 0)))
 
 

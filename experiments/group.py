@@ -151,7 +151,7 @@ class Group:
         """
         for at, mine in enumerate(params):
             if not self.errors[at] and not all(
-                    jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(mine)):
+                    np.isfinite(leaf).all() for leaf in jax.tree.leaves(mine)):
                 self.errors[at] = DivergedError(
                     'the parameters are not finite after the last sweep; lower '
                     f'--learning_rate. The metrics are in '

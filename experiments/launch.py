@@ -21,6 +21,10 @@ from cdgm.data import DataError
 from experiments import preemption
 
 BAD_SETTING, BAD_STORAGE, DIVERGED, BAD_DATA = 2, 74, 76, 77
+
+# Seconds of compiling: a run has a dozen programs below JAX's own limit of one second.
+_WORTH_KEEPING = 0.1
+
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
 
 
@@ -114,6 +118,8 @@ def keep_compiled_programs() -> None:
     if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         jax.config.update('jax_compilation_cache_dir',
                           str(Path(pooch.os_cache('cdgm')) / 'jax'))
+    if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', _WORTH_KEEPING)
 
 
 def serialise(values: flags.FlagValues) -> str:

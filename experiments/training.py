@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import checkpoint, preemption
 from experiments.block_sweeps import choose_sweeps
@@ -97,7 +98,7 @@ class Trainer:
     def call(self, carry: Carry, given: Given, start: int, stop: int) -> Carry:
         """Make the sweeps from one number to another, and wait for them."""
         return jax.block_until_ready(self.program(carry, given)(
-            carry, self.study.images, given, *jnp.asarray((start, stop), jnp.int32)))
+            carry, self.study.images, given, np.int32(start), np.int32(stop)))
 
     def train(self, runs: Sequence[Run], pace: Pace, progress: Progress
               ) -> list[Any]:
@@ -156,7 +157,7 @@ class Trainer:
                    'seconds': round(reached.seconds, 4), 'gflop': reached.flops / 1e9}
             tests = self._test(group, carry) if stop in self._tests else None
             shown = group.add_rows(row, carry, tests)
-            carry = carry._replace(sums=jax.tree.map(jnp.zeros_like, carry.sums))
+            carry = carry._replace(sums=_cleared(carry.sums))
             progress.advance(stop - start, shown)
         params = group.split(self._how.params(carry.state))
         group.drop_unless_finite(params)
@@ -188,6 +189,12 @@ class Trainer:
             print(f'resuming at sweep {reached.sweep}', flush=True)
         folder.begin(reached.sweep)
         return carry, reached
+
+
+@jax.jit
+def _cleared(sums):
+    # One call; leaf by leaf they would take as long as a short sweep.
+    return jax.tree.map(jnp.zeros_like, sums)
 
 
 def _end_of_call(sweep: int, stop: int, pace: float, latency: float) -> int:

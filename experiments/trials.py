@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 
 from cdgm.data import load
@@ -108,7 +109,9 @@ def _complete(bench: Bench, folder: RunFolder, params, quiet: bool
         if isinstance(params, DivergedError):
             raise params
         folder.save_params(params)
-        bench.trainer.study.draw(folder.path, jax.tree.map(lambda x: x[0], params))
+        # On the host: JAX would compile a program for each shape.
+        first = jax.tree.map(lambda x: np.asarray(x)[0], params)
+        bench.trainer.study.draw(folder.path, first)
         if not quiet:  # the report of a sweep has the curves of all its trials
             figures.loss_curves(folder)
         figures.conclude(folder)

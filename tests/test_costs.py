@@ -148,3 +148,16 @@ def test_a_gan_iteration_runs_the_generator_forward_once():
     forward = program_cost(lambda params: model.generate(
         params, jnp.zeros((64, 100), jnp.float32)), params).flops
     assert apart - sweep.flops == pytest.approx(forward, rel=0.05)
+
+
+def test_a_program_that_is_only_counted_costs_what_it_costs_to_run():
+    descent = cdgm.block_descent({
+        name: cdgm.Block(name, chain_loss, optax.sgd(0.1)) for name in LAYERS})
+    state = jax.eval_shape(descent.init, CHAIN)
+
+    def run(state, x, key):
+        return descent.step(state, x, key, LAYERS[7])
+
+    program = jax.jit(run).lower(state, X, KEY).compile().cost_analysis()
+    assert program_cost(run, state, X, KEY) == (
+        program['flops'], program['bytes accessed'])

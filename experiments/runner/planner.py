@@ -115,9 +115,11 @@ def make_plan(trainer: Trainer, waiting: Sequence[Given], workers: int, mode: st
     width = int(min(width, _MEMORY * _free_bytes() / workers / bytes_of_one))
     if width < 2:
         return Plan(1, f'a trial takes {bytes_of_one / 1e6:.0f} MB')
-    length, one = _pace(trainer, waiting[0], width)
-    left = len(waiting) / workers * trainer.sweeps * one
-    if mode == 'auto' and left < _WORTH * compiling:
+    all_of_them = len(waiting) / workers * trainer.sweeps
+    pays = _WORTH * compiling / all_of_them if mode == 'auto' else 0.
+    length, one = _pace(trainer, waiting[0], width, pays)
+    left = all_of_them * one
+    if one < pays:
         return Plan(1, f'{left:.1f} s are left, and another program takes about '
                     f'{compiling:.1f} s to compile')
     beside = waiting[:width]
@@ -133,12 +135,17 @@ def make_plan(trainer: Trainer, waiting: Sequence[Given], workers: int, mode: st
     return Plan(width, said)
 
 
-def _pace(trainer: Trainer, given: Given, width: int) -> tuple[int, float]:
-    """How many sweeps of some trials can be measured, and seconds of one of one."""
+def _pace(trainer: Trainer, given: Given, width: int, least: float
+          ) -> tuple[int, float]:
+    """How many sweeps of some trials can be measured, and seconds of one of one.
+
+    Sweeps of less than `least` seconds are not measured any longer.
+    """
     upto = trainer.longest_call
     while True:
         seconds = _sweep(trainer, given, upto)[0]
-        if width * seconds > _PROBE or upto >= trainer.sweeps:
+        if (width * seconds > _PROBE or upto >= trainer.sweeps
+                or seconds / upto < least):
             return upto, seconds / upto
         upto = min(trainer.sweeps, 4 * upto)
 

@@ -25,6 +25,7 @@ from experiments.run_folder import BusyError, RunFolder
 from experiments.runner import planner
 from experiments.runner.planner import Member, Plan
 from experiments.runner.sweep import Trial, load
+from experiments.runner.turns import Turns
 from experiments.trials import Bench
 
 _WAITING = ('pending', 'preempted')
@@ -66,11 +67,12 @@ def main(values: flags.FlagValues) -> None:
     manners = settings.written_manners(values)
     groups = planner.group(mine, lambda trial: (
         *manners, f'--run_dir={folder / trial.folder}'))
-    names = list(groups)
-    # Each begins elsewhere, so that they do not all compile the same.
-    at = values.number % max(len(names), 1)
-    for name in (*names[at:], *names[:at]):
-        _work(folder, name, groups[name], values)
+    turns = Turns(folder, list(groups), values.number)
+    name: str | None = ''
+    while name is not None:
+        with turns.take(lambda name: any(map(_waits, groups[name]))) as name:
+            if name is not None:
+                _work(folder, name, groups[name], turns, values)
 
 
 def _leave_with_launcher() -> None:
@@ -79,11 +81,9 @@ def _leave_with_launcher() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _work(folder: Path, name: str, members: Sequence[Member],
+def _work(folder: Path, name: str, members: Sequence[Member], turns: Turns,
           values: flags.FlagValues) -> None:
     """Run what nobody has of a group."""
-    if not any(_waits(member) for member in members):
-        return
     preemption.starting()  # what went before is complete, and compiling is long
     experiment = EXPERIMENTS[members[0].trial.experiment]
     try:
@@ -96,6 +96,7 @@ def _work(folder: Path, name: str, members: Sequence[Member],
         return
     fresh = [member for member in members if _waits(member) and _is_fresh(member)]
     plan = _plan(bench, fresh, values)
+    turns.ready()
     planner.note_plan(folder, name, plan)
     print(f'{name}: {len(fresh)} of {len(members)} trials, {plan.width} at a time '
           f'({plan.reason})', flush=True)

@@ -270,6 +270,8 @@ def test_a_program_is_compiled_only_if_enough_is_left(clock):
     assert plan == (1, '4.0 s are left, and another program takes about 2.0 s to '
                     'compile')
     assert set(trainer.widths) == {1}
+    # It took one call to see that.
+    assert len(trainer.widths) == 1
     # Of which another worker has its share.
     fast = Trainer(clock, compiling=1.)
     assert planner.make_plan(fast, waiting(4), 2, 'auto').width == 1

@@ -20,7 +20,7 @@ from cdgm.data import DataError
 from experiments import attempts, launch, preemption, run_folder, trials
 from experiments.launch import SettingError, StorageError
 from experiments.lease import Lease
-from experiments.runner import planner, worker
+from experiments.runner import planner, turns, worker
 from experiments.runner import sweep as sweeps
 from experiments.runner.planner import Plan
 
@@ -275,6 +275,28 @@ def test_workers_begin_at_different_groups(started, stand, monkeypatch):
         stand.batches.clear()
         work(folder, f'--number={number}')
         assert stand.batches == [[runs(folder)[at].name] for at in expected]
+
+
+def test_a_group_that_another_worker_is_at_is_left_to_it_for_a_while(
+        started, stand, monkeypatch):
+    folder = started("order = ['joint', 'decoder,encoder']")
+    names = list(planner.group(sweeps.load(folder).trials))
+    (folder / 'groups' / names[1]).mkdir(parents=True)
+    other = Lease(folder / 'groups' / names[1])
+    now, shared_at = [0.], []
+
+    def make_plan(*_):
+        shared_at.append(now[0])
+        now[0] += 10
+        return Plan(1, 'compiled for 10 s')
+
+    monkeypatch.setattr(planner, 'make_plan', make_plan)
+    monkeypatch.setattr(turns, 'time', types.SimpleNamespace(
+        monotonic=lambda: now[0], sleep=lambda s: now.__setitem__(0, now[0] + s)))
+    work(folder)
+    other.give_back()
+    assert states(folder) == ['done'] * 2
+    assert shared_at == [0, pytest.approx(10 + 20, abs=1)]
 
 
 def test_some_trials_only(started, stand):

@@ -1,0 +1,86 @@
+"""In which order a worker takes up groups of trials that it shares with others.
+
+A group that nobody is at comes first. To one that somebody is at, a worker is of use
+only if its trials outlast another compilation, and how long they take is not known. So
+the worker waits for twice the time in which it last got ready for a group: in the first
+half the other gets ready, in the second some of the trials are done. What then still
+waits is shared. Never sharing would waste hours, sharing at once wastes a compilation;
+this wastes no more than two at worst.
+
+    SWEEP/groups/NAME/lease   of the worker that took a group up first, see `lease`
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from experiments import preemption
+from experiments.lease import Lease, TakenError
+
+# Times that it takes to get ready, for which a group is left to those at it.
+_PATIENCE = 2.
+
+# Seconds from one look to the next.
+_LOOK = 0.2
+
+
+class Turns:
+    """The turns of one worker.
+
+    Args:
+      folder: of the sweep.
+      groups: names of the groups.
+      number: of the worker; each begins elsewhere.
+    """
+
+    def __init__(self, folder: Path, groups: Sequence[str], number: int):
+        at = number % max(len(groups), 1)
+        self._left = [*groups[at:], *groups[:at]]
+        self._folder, self._ready = folder / 'groups', 0.
+        self._began = time.monotonic()
+
+    def ready(self) -> None:
+        """Note that the worker is ready to run the trials of its group."""
+        self._ready = time.monotonic() - self._began
+
+    @contextlib.contextmanager
+    def take(self, waits: Callable[[str], bool]) -> Iterator[str | None]:
+        """Take up a group, once, and let it go in the end.
+
+        Args:
+          waits: whether there is something to do in a group.
+
+        Yields:
+          Its name; None when nothing waits in those that are left.
+
+        Raises:
+          PreemptedError: the process was asked to leave while it waited.
+        """
+        until = time.monotonic() + _PATIENCE * self._ready
+        name, lease = None, None
+        while self._left:
+            self._left = [name for name in self._left if waits(name)]
+            name, lease = self._first_free()
+            if name or time.monotonic() >= until:
+                break
+            preemption.starting()
+            time.sleep(_LOOK)
+        name = name or (self._left[0] if self._left else None)
+        if name:
+            self._left.remove(name)
+        self._began = time.monotonic()
+        try:
+            yield name
+        finally:
+            if lease:
+                lease.give_back()
+
+    def _first_free(self) -> tuple[str | None, Lease | None]:
+        """The first group that nobody is at."""
+        for name in self._left:
+            path = self._folder / name
+            path.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(TakenError):
+                return name, Lease(path)
+        return None, None
