@@ -28,10 +28,10 @@ from typing import Any, NamedTuple
 
 from cdgm.data import DataError
 from experiments import lease
-from experiments.launch import DivergedError, SettingError, StorageError
+from experiments.launch import DivergedError, SettingError, is_storage
 
 _KINDS = {'setting': SettingError, 'data': DataError, 'diverged': DivergedError,
-          'disk': (StorageError, OSError), 'memory': MemoryError}
+          'memory': MemoryError}
 
 # So many deaths of its process at one place are the run's own doing.
 _DEATHS = 5
@@ -77,6 +77,8 @@ def failed(run: Path, error: Exception) -> None:
 
 def kind_of(error: Exception) -> str:
     """Name the kind of a failure."""
+    if is_storage(error):
+        return 'disk'
     for kind, types in _KINDS.items():
         if isinstance(error, types):
             return kind

@@ -40,6 +40,12 @@ class StorageError(RuntimeError):
     """The disk refuses to write."""
 
 
+def is_storage(error: BaseException) -> bool:
+    """Say whether an error is the disk's refusal to write."""
+    return isinstance(error, StorageError) or (
+        isinstance(error, OSError) and error.errno in _STORAGE)
+
+
 def parse(define_flags: Callable[[flags.FlagValues], None],
           arguments: Sequence[str]) -> flags.FlagValues:
     """Read the flags of an experiment, and of no other module.
@@ -98,7 +104,7 @@ def one_line_errors() -> Iterator[None]:
         print(error, file=sys.stderr, flush=True)
         sys.exit(preemption.PREEMPTED)
     except OSError as error:
-        if error.errno not in _STORAGE:
+        if not is_storage(error):
             raise
         print(f'error: the disk refuses to write ({error}); what is saved is intact: '
               'make room, and run the same command again.', file=sys.stderr, flush=True)

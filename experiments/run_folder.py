@@ -35,7 +35,7 @@ from absl import flags
 
 import cdgm
 from cdgm.blocks import leaf_path
-from experiments import attempts, preemption
+from experiments import attempts, files, preemption
 from experiments.events import Events
 from experiments.launch import SettingError, StorageError, serialise
 from experiments.lease import Lease, TakenError
@@ -80,16 +80,14 @@ class RunFolder(NamedTuple):
     def save_params(self, params) -> None:
         """Write the parameters, leaf path -> array."""
         leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-        with open(self.path / '.params.npz', 'wb') as file:
+        with files.whole(self.path / 'params.npz', 'wb') as file:
             np.savez(file, **{leaf_path(path): np.asarray(leaf)
                               for path, leaf in leaves})
-            _sync(file)
-        os.replace(self.path / '.params.npz', self.path / 'params.npz')
 
     def rows_so_far(self) -> dict[str, Any]:
         """Bring the metrics to the disk and say how many bytes, with what digest."""
         with open(self.path / 'metrics.jsonl', 'a+b') as file:
-            _sync(file)
+            files.sync(file)
             file.seek(0)
             content = file.read()
         return {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
@@ -170,21 +168,12 @@ def digests(path: Path) -> dict[str, str]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file, or leave the old one, whatever happens."""
-    writing = path.with_name(f'.{path.name}')
-    with open(writing, 'w') as file:
+    with files.whole(path) as file:
         file.write(json.dumps(content, indent=1) + '\n')
-        _sync(file)
-    os.replace(writing, path)
 
 
 def _plain(value):
     return np.asarray(value).tolist()
-
-
-def _sync(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

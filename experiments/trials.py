@@ -16,7 +16,7 @@ from absl import flags
 from cdgm.data import load
 from experiments import attempts, figures, preemption, run_folder, settings
 from experiments.group import Run
-from experiments.launch import DivergedError, StorageError
+from experiments.launch import DivergedError, is_storage
 from experiments.progress import Progress
 from experiments.run_folder import RunFolder
 from experiments.study import Experiment
@@ -116,9 +116,11 @@ def _complete(bench: Bench, folder: RunFolder, params, quiet: bool
             figures.loss_curves(folder)
         figures.conclude(folder)
         folder.finish()
-    except (StorageError, OSError, preemption.PreemptedError):
+    except preemption.PreemptedError:
         raise
     except Exception as error:
+        if is_storage(error):
+            raise
         attempts.failed(folder.path, error)
         return error
     return None

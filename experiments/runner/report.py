@@ -8,12 +8,11 @@ same bytes.
 """
 
 import html
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments import attempts
+from experiments import attempts, files
 from experiments.runner import overview, tables
 from experiments.runner.section import command, paragraph, section
 from experiments.runner.sweep import Sweep
@@ -92,15 +91,12 @@ def write(sweep: Sweep, folder: Path) -> Path:
     """
     runs = tables.read_runs(sweep, folder)
     results = [tables.results(table, runs) for table in sweep.tables]
-    _publish(folder / 'tables.csv', tables.csv_text(results))
-    return _publish(folder / 'report.html', _page(sweep, runs, results))
-
-
-def _publish(path: Path, text: str) -> Path:
-    """Write a file as a whole: someone may be reading, or another process writing."""
-    writing = path.with_name(f'.{path.name}-{os.getpid()}')
-    writing.write_text(text, encoding='utf-8')
-    return writing.replace(path)
+    page = folder / 'report.html'
+    for path, text in ((folder / 'tables.csv', tables.csv_text(results)),
+                       (page, _page(sweep, runs, results))):
+        with files.whole(path) as file:
+            file.write(text)
+    return page
 
 
 def _page(sweep: Sweep, runs: dict[str, Run], results: Sequence[Results]) -> str:

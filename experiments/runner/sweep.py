@@ -24,8 +24,6 @@ hidden = [[64, 32], [128]] in zip or product.
 
 import contextlib
 import json
-import os
-import secrets
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +31,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from experiments import files
 from experiments.launch import SettingError
 from experiments.orders import one_of
 from experiments.registry import EXPERIMENTS
@@ -279,15 +278,8 @@ def save(sweep: Sweep, folder: Path) -> None:
       OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    writing = folder / f'.sweep-{secrets.token_hex(8)}.json'
-    try:
-        with open(writing, 'w', encoding='utf-8') as file:
-            json.dump(_plain(sweep), file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(writing, folder / 'sweep.json')
-    finally:
-        writing.unlink(missing_ok=True)
+    with files.whole(folder / 'sweep.json') as file:
+        json.dump(_plain(sweep), file, indent=1, ensure_ascii=False)
 
 
 def load(folder: Path) -> Sweep:

@@ -15,8 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from experiments import preemption
-from experiments.lease import Lease, TakenError
+from experiments import lease, preemption
 
 # Times that it takes to get ready, for which a group is left to those at it.
 _PATIENCE = 2.
@@ -58,10 +57,10 @@ class Turns:
           PreemptedError: the process was asked to leave while it waited.
         """
         until = time.monotonic() + _PATIENCE * self._ready
-        name, lease = None, None
+        name, held = None, None
         while self._left:
             self._left = [name for name in self._left if waits(name)]
-            name, lease = self._first_free()
+            name, held = self._first_free()
             if name or time.monotonic() >= until:
                 break
             preemption.starting()
@@ -73,14 +72,15 @@ class Turns:
         try:
             yield name
         finally:
-            if lease:
-                lease.give_back()
+            if held:
+                held.give_back()
 
-    def _first_free(self) -> tuple[str | None, Lease | None]:
+    def _first_free(self) -> tuple[str | None, lease.Lease | None]:
         """The first group that nobody is at."""
         for name in self._left:
             path = self._folder / name
             path.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(TakenError):
-                return name, Lease(path)
+            if not lease.is_held(path):
+                with contextlib.suppress(lease.TakenError):
+                    return name, lease.Lease(path)
         return None, None

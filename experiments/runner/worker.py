@@ -88,18 +88,16 @@ def _work(folder: Path, name: str, members: Sequence[Member], turns: Turns,
     experiment = EXPERIMENTS[members[0].trial.experiment]
     try:
         bench = Bench(experiment, members[0].values)
-    except (StorageError, OSError):
-        raise
     except Exception as error:
+        if launch.is_storage(error):
+            raise
         for member in filter(_waits, members):
             _note(member, error)
         return
     fresh = [member for member in members if _waits(member) and _is_fresh(member)]
     plan = _plan(bench, fresh, values)
     turns.ready()
-    planner.note_plan(folder, name, plan)
-    print(f'{name}: {len(fresh)} of {len(members)} trials, {plan.width} at a time '
-          f'({plan.reason})', flush=True)
+    _follow(folder, name, plan)
     theirs: set[Trial] = set()
     while batch := _choose([member for member in members
                             if member.trial not in theirs], plan):
@@ -108,7 +106,14 @@ def _work(folder: Path, name: str, members: Sequence[Member], turns: Turns,
         theirs |= missed
         # A width that was not compiled for is not worth it.
         for some in [had] if len(had) == len(batch) else [[one] for one in had]:
-            _run(bench, some)
+            if not _run(bench, some):
+                plan = Plan(1, f'{len(some)} took more memory than there is')
+                _follow(folder, name, plan)
+
+
+def _follow(folder: Path, name: str, plan: Plan) -> None:
+    planner.note_plan(folder, name, plan)
+    print(f'{name}: {plan.width} at a time ({plan.reason})', flush=True)
 
 
 def _plan(bench: Bench, fresh: Sequence[Member], values: flags.FlagValues) -> Plan:
@@ -151,19 +156,30 @@ def _take(bench: Bench, batch: Sequence[Member]) -> tuple[
     return had, missed
 
 
-def _run(bench: Bench, some: Sequence[tuple[flags.FlagValues, RunFolder]]) -> None:
-    """Run one trial, or several side by side; failures are noted, and end nothing."""
+def _run(bench: Bench, some: Sequence[tuple[flags.FlagValues, RunFolder]]) -> bool:
+    """Run one trial, or several side by side; failures are noted, and end nothing.
+
+    Returns:
+      False: there is not enough memory for so many.
+    """
     values, folders = zip(*some)
     try:
         errors = trials.run(bench, values, folders, Progress(
             bench.experiment.name, bench.facts['sweeps'], quiet=True))
-    except (StorageError, OSError, preemption.PreemptedError):
+    except preemption.PreemptedError:
         raise
     except Exception as error:
+        if launch.is_storage(error):
+            raise
         errors = [error] * len(folders)
+    crowded = False
     for folder, error in zip(folders, errors):
         if error:
             print(f'{folder.path}: {error}', file=sys.stderr, flush=True)
+        if error and len(folders) > 1 and attempts.kind_of(error) == 'memory':
+            attempts.retry(folder.path)  # alone there may be enough of it
+            crowded = True
+    return not crowded
 
 
 def _note(member: Member, error: Exception) -> None:

@@ -3,12 +3,18 @@
 import contextlib
 import functools
 import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import launch
+
+ROOT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
@@ -52,3 +58,26 @@ def run(tmp_path_factory, cheap_compilation):
             experiment.main(values)
         return folder
     return run
+
+
+@pytest.fixture
+def launch_sweep(tmp_path):
+    """(TOML, folder, *flags) -> a launcher's process; its programs are kept."""
+    environment = {**os.environ, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+                   'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'programs')}
+    started = []
+
+    def start(toml, folder, *flags):
+        path = tmp_path / 'a_sweep.toml'
+        path.write_text(toml)
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'experiments.runner', str(path),
+             f'--out_dir={folder}', *flags], cwd=ROOT, env=environment, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

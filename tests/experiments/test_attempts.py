@@ -115,6 +115,7 @@ def test_a_line_that_was_cut_short(tmp_path):
     (DataError('x'), 'data'), (StorageError('x'), 'disk'), (OSError(28, 'x'), 'disk'),
     (DivergedError('x'), 'diverged'), (MemoryError(), 'memory'),
     (RuntimeError('RESOURCE_EXHAUSTED: Out of memory'), 'memory'),
+    (FileNotFoundError(2, 'x'), 'crash'), (TimeoutError(), 'crash'),
     (RuntimeError('x'), 'crash'), (ValueError('x'), 'crash'), (KeyError('x'), 'crash')])
 def test_kinds_of_failures(error, kind):
     assert attempts.kind_of(error) == kind

@@ -7,7 +7,6 @@ import collections
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,6 @@ import pytest
 from experiments import attempts
 from experiments.runner import sweep as sweeps
 
-ROOT = Path(__file__).parents[2]
 KILLS = 30
 WORKERS = 3
 TOML = '''
@@ -27,35 +25,10 @@ title = 'Small VAEs'
 experiment = 'vae'
 metric = 'neg_elbo'
 label = 'test -ELBO'
-flags = {latent = 2, sweeps = 40, evaluations = 2}
+flags = {latent = 2, sweeps = 3000, evaluations = 2}
 product = {hidden = [4, 8], order = ['joint', 'decoder,encoder'], \
 learning_rate = [1e-3, 1e-2], seed = %s}
 ''' % list(range(25))
-
-
-@pytest.fixture
-def launch(tmp_path):
-    """folder -> a launcher's process, whose words go to a file beside the folder."""
-    path = tmp_path / 'chaos.toml'
-    path.write_text(TOML)
-    environment = {**os.environ, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-                   'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'programs')}
-
-    def start(folder):
-        process = subprocess.Popen(
-            [sys.executable, '-m', 'experiments.runner', str(path),
-             f'--workers={WORKERS}', f'--out_dir={folder}', '--checkpoint_every=0.5'],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=words,
-            stderr=words)
-        started.append(process)
-        return process
-
-    started = []
-    with open(tmp_path / 'words.txt', 'a') as words:
-        yield start
-        for process in started:
-            process.kill()
-            process.wait()
 
 
 def digests(folder):
@@ -79,7 +52,11 @@ def workers(folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='finds the workers in /proc')
-def test_two_hundred_trials_survive_thirty_kills(launch, tmp_path):
+def test_two_hundred_trials_survive_thirty_kills(launch_sweep, tmp_path):
+    def launch(folder):
+        return launch_sweep(TOML, folder, f'--workers={WORKERS}',
+                            '--checkpoint_every=0.5')
+
     calm, storm = tmp_path / 'calm', tmp_path / 'storm'
     assert launch(calm).wait(timeout=1500) == 0
     wanted = digests(calm)

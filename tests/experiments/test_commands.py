@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import attempts, gan, launch, preemption, vae
+from experiments import attempts, files, gan, launch, preemption, vae
 from experiments.launch import StorageError
 from experiments.lease import Lease
 from experiments.runner import commands, launcher, overview
@@ -276,7 +276,7 @@ def test_a_folder_that_cannot_be_written(folder, call, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, 'Read-only file system')
 
-    monkeypatch.setattr(sweeps.os, 'fsync', refuse)
+    monkeypatch.setattr(files.os, 'fsync', refuse)
     status, _, words = call('some.toml')
     assert status == launch.BAD_STORAGE and words.count('\n') == 1
     assert 'Read-only file system' in words

@@ -7,16 +7,13 @@ cores.
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from experiments import attempts
 from experiments.runner import overview, sweep as sweeps
 
-ROOT = Path(__file__).parents[2]
 TOML = '''
 title = 'Eight trials'
 [[table]]
@@ -30,32 +27,15 @@ product = {order = ['joint', 'decoder,encoder'], seed = [0, 1, 2, 3]}
 
 
 @pytest.fixture
-def launch(tmp_path):
+def launch(launch_sweep):
     """(folder, *flags) -> a launcher's process."""
     try:
         subprocess.run(['sinfo'], check=True, capture_output=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         pytest.skip('no Slurm answers sinfo: export SLURM_CONF; SLURM_CONF='
                     '$(tests/loopback_slurm.sh up)')
-    path = tmp_path / 'eight.toml'
-    path.write_text(TOML)
-    environment = {**os.environ, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-                   'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'programs')}
-    started = []
-
-    def start(folder, *flags):
-        process = subprocess.Popen(
-            [sys.executable, '-m', 'experiments.runner', str(path),
-             f'--out_dir={folder}', '--checkpoint_every=0.3', *flags],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return lambda folder, *flags: launch_sweep(TOML, folder, '--checkpoint_every=0.3',
+                                               *flags)
 
 
 def digests(folder):

@@ -155,6 +155,7 @@ def test_an_extended_sweep_runs_what_is_new(started, stand):
     (SettingError('no\nsuch'), 'setting', 'no such'),
     (MemoryError('more'), 'memory', 'more'),
     (RuntimeError('RESOURCE_EXHAUSTED: x'), 'memory', 'RESOURCE_EXHAUSTED: x'),
+    (FileNotFoundError(2, 'gone'), 'crash', 'FileNotFoundError: [Errno 2] gone'),
     (ZeroDivisionError('by 0'), 'crash', 'ZeroDivisionError: by 0')])
 def test_one_that_fails_stops_no_other(started, stand, capsys, error, kind, reason):
     folder = started('seed = [0, 1, 2]')
@@ -224,6 +225,27 @@ def test_side_by_side_where_planned(started, stand, monkeypatch):
     # What is left over goes through the program that is there.
     assert stand.batches == [names[:2], [names[2], names[4]], [names[3]], [names[5]]]
     assert json.loads((folder / 'plans.jsonl').read_text())['reason'] == 'forced'
+
+
+def test_what_is_too_much_side_by_side_is_run_one_by_one(started, stand, monkeypatch):
+    monkeypatch.setattr(planner, 'make_plan', lambda *_: Plan(2, 'forced'))
+    folder = started('seed = [0, 1, 2, 3]')
+    names = [run.name for run in runs(folder)]
+    error, run = RuntimeError('RESOURCE_EXHAUSTED: x'), stand.run
+    stand.ends = {names[0]: error, names[2]: error}
+
+    def alone_it_fits(bench, values, folders, progress):
+        if [folder.path.name for folder in folders] == names[:1]:
+            del stand.ends[names[0]]
+        return run(bench, values, folders, progress)
+
+    monkeypatch.setattr(trials, 'run', alone_it_fits)
+    work(folder)
+    assert stand.batches == [names[:2], *([name] for name in names)]
+    assert states(folder) == ['done', 'done', 'failed', 'done']
+    assert [json.loads(line)['reason'] for line in (
+        folder / 'plans.jsonl').read_text().splitlines()] == [
+            'forced', '2 took more memory than there is']
 
 
 def test_a_batch_that_is_not_whole_is_run_one_by_one(started, stand, monkeypatch):
