@@ -21,6 +21,10 @@ from experiments.runner import slurm
 
 STEPS = 100
 
+# Of Slurm's states; besides, a job may be SIGNALING, STAGE_OUT and much else.
+ENDS = {'BOOT_FAIL', 'CANCELLED', 'COMPLETED', 'DEADLINE', 'FAILED', 'NODE_FAIL',
+        'OUT_OF_MEMORY', 'TIMEOUT'}
+
 # A step adds to a chain of digests and saves it; asked to leave, it ends with 75.
 COUNTS = '''
 import hashlib, json, os, signal, sys, threading, time
@@ -130,8 +134,7 @@ def ends(scontrol, job):
     """
     def over():
         there = fields(scontrol, job)
-        return there if there['JobState'] not in (
-            'PENDING', 'RUNNING', 'COMPLETING') else None
+        return there if there['JobState'] in ENDS else None
     there = within(600, over)
     return there['JobState'], there['ExitCode'], int(there['Restarts'])
 
