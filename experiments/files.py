@@ -31,6 +31,12 @@ def whole(path: Path, mode: str = 'w') -> Iterator[IO[Any]]:
         writing.unlink(missing_ok=True)
 
 
+def clear(path: Path) -> None:
+    """Remove what writers of a file left when they were killed; none may be alive."""
+    for left in path.parent.glob(f'.{path.name}-*'):
+        left.unlink(missing_ok=True)
+
+
 def sync(file: IO[Any]) -> None:
     """Bring to the disk what was written."""
     file.flush()

@@ -114,8 +114,12 @@ class RunFolder(NamedTuple):
             attempts.began(self.path, sweep)
 
     @contextlib.contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Note how an attempt ends, unless `finish` did, and let others go on."""
+    def attempt(self, alone: bool = True) -> Iterator[None]:
+        """Note how an attempt ends, unless `finish` did, and let others go on.
+
+        Args:
+          alone: otherwise too little memory is no failure: alone there may be enough.
+        """
         def preempted():
             if not attempts.is_over(self.path):
                 attempts.ended(self.path, 'preempted')
@@ -130,7 +134,11 @@ class RunFolder(NamedTuple):
         except Exception as error:
             # Where the disk refuses, it refuses this line too.
             with contextlib.suppress(OSError):
-                if not attempts.is_over(self.path):
+                if attempts.is_over(self.path):
+                    pass
+                elif not alone and attempts.kind_of(error) == 'memory':
+                    attempts.ended(self.path, 'preempted')
+                else:
                     attempts.failed(self.path, error)
             raise
         finally:
@@ -237,6 +245,8 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any]
 def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],
           facts: Iterable[str]) -> None:
     """Begin a run in a folder, or see that the one there is the same."""
+    for name in 'params.npz', 'manifest.json':
+        files.clear(path / name)
     before, begun = attempts.read_manifest(path), (path / 'metrics.jsonl').exists()
     if before is None and begun or 'digests' in (before or {}):
         raise BusyError(f'run folder {path} holds a run already; give another '

@@ -89,7 +89,7 @@ def run(bench: Bench, all_values: Sequence[flags.FlagValues],
     pace = Pace(all_values[0].checkpoint_every, all_values[0].preempt_latency)
     with contextlib.ExitStack() as stack:
         for folder in folders:
-            stack.enter_context(folder.attempt())
+            stack.enter_context(folder.attempt(alone=len(folders) == 1))
         with progress:
             results = bench.trainer.train(
                 [Run(folder, bench.experiment.given(values))

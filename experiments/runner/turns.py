@@ -5,7 +5,7 @@ only if its trials outlast another compilation, and how long they take is not kn
 the worker waits for twice the time in which it last got ready for a group: in the first
 half the other gets ready, in the second some of the trials are done. What then still
 waits is shared. Never sharing would waste hours, sharing at once wastes a compilation;
-this wastes no more than two at worst.
+this wastes no more than three at worst.
 
     SWEEP/groups/NAME/lease   of the worker that took a group up first, see `lease`
 """
@@ -20,8 +20,8 @@ from experiments import lease, preemption
 # Times that it takes to get ready, for which a group is left to those at it.
 _PATIENCE = 2.
 
-# Seconds from one look to the next.
-_LOOK = 0.2
+# Seconds from one look to the next, and the same in times that it takes to get ready.
+_LOOK, _LOOK_SHARE = 0.2, 0.05
 
 
 class Turns:
@@ -51,33 +51,41 @@ class Turns:
           waits: whether there is something to do in a group.
 
         Yields:
-          Its name; None when nothing waits in those that are left.
+          Its name; None when nothing waits in those that it has not taken up before.
 
         Raises:
           PreemptedError: the process was asked to leave while it waited.
         """
-        until = time.monotonic() + _PATIENCE * self._ready
-        name, held = None, None
-        while self._left:
-            self._left = [name for name in self._left if waits(name)]
-            name, held = self._first_free()
-            if name or time.monotonic() >= until:
-                break
-            preemption.starting()
-            time.sleep(_LOOK)
-        name = name or (self._left[0] if self._left else None)
+        name, held = self._wait(waits)
         if name:
             self._left.remove(name)
         self._began = time.monotonic()
-        try:
-            yield name
-        finally:
+        with contextlib.ExitStack() as stack:
             if held:
-                held.give_back()
+                stack.callback(held.give_back)
+                # Asked to leave while it compiles, the process does not return.
+                stack.enter_context(preemption.said(held.give_back))
+            yield name
 
-    def _first_free(self) -> tuple[str | None, lease.Lease | None]:
-        """The first group that nobody is at."""
-        for name in self._left:
+    def _wait(self, waits: Callable[[str], bool]
+              ) -> tuple[str | None, lease.Lease | None]:
+        """The next group, with a lease of it if it is nobody else's."""
+        until = time.monotonic() + _PATIENCE * self._ready
+        # Of a group in which nothing waits, something may be preempted later.
+        while waiting := [name for name in self._left if waits(name)]:
+            name, held = self._first_free(waiting)
+            if name:
+                return name, held
+            if time.monotonic() >= until:
+                return waiting[0], None
+            preemption.starting()
+            time.sleep(max(_LOOK, _LOOK_SHARE * self._ready))
+        return None, None
+
+    def _first_free(self, names: Sequence[str]
+                    ) -> tuple[str | None, lease.Lease | None]:
+        """The first of some groups that nobody is at."""
+        for name in names:
             path = self._folder / name
             path.mkdir(parents=True, exist_ok=True)
             if not lease.is_held(path):

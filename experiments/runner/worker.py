@@ -7,6 +7,7 @@ folder. A worker leaves when it is asked to (status 75), and when the process th
 holds the other end of its standard input is gone.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import attempts, launch, preemption, settings, trials
+from experiments.group import together
 from experiments.launch import SettingError, StorageError
 from experiments.progress import Progress
 from experiments.registry import EXPERIMENTS
@@ -68,9 +70,10 @@ def main(values: flags.FlagValues) -> None:
     groups = planner.group(mine, lambda trial: (
         *manners, f'--run_dir={folder / trial.folder}'))
     turns = Turns(folder, list(groups), values.number)
+    done: set[Trial] = set()
     name: str | None = ''
     while name is not None:
-        with turns.take(lambda name: any(map(_waits, groups[name]))) as name:
+        with turns.take(lambda name: _anything_waits(groups[name], done)) as name:
             if name is not None:
                 _work(folder, name, groups[name], turns, values)
 
@@ -95,7 +98,7 @@ def _work(folder: Path, name: str, members: Sequence[Member], turns: Turns,
             _note(member, error)
         return
     fresh = [member for member in members if _waits(member) and _is_fresh(member)]
-    plan = _plan(bench, fresh, values)
+    plan = _plan(bench, fresh or members[:1], values)
     turns.ready()
     _follow(folder, name, plan)
     theirs: set[Trial] = set()
@@ -107,6 +110,7 @@ def _work(folder: Path, name: str, members: Sequence[Member], turns: Turns,
         # A width that was not compiled for is not worth it.
         for some in [had] if len(had) == len(batch) else [[one] for one in had]:
             if not _run(bench, some):
+                gc.collect()  # the error's frames hold what filled the memory
                 plan = Plan(1, f'{len(some)} took more memory than there is')
                 _follow(folder, name, plan)
 
@@ -116,11 +120,14 @@ def _follow(folder: Path, name: str, plan: Plan) -> None:
     print(f'{name}: {plan.width} at a time ({plan.reason})', flush=True)
 
 
-def _plan(bench: Bench, fresh: Sequence[Member], values: flags.FlagValues) -> Plan:
+def _plan(bench: Bench, members: Sequence[Member], values: flags.FlagValues) -> Plan:
     try:
-        return planner.make_plan(
-            bench.trainer, [bench.experiment.given(member.values) for member in fresh],
-            values.workers or 1, values.mode)
+        given = [bench.experiment.given(member.values) for member in members]
+        plan = planner.make_plan(bench.trainer, given, values.workers or 1, values.mode)
+        # A plan that needed no measuring has not compiled either.
+        first = together(given[:plan.width])
+        bench.trainer.program(bench.trainer.start(first), first)
+        return plan
     except Exception as error:
         # Whatever it is, a trial that meets it, too, says so.
         return Plan(1, f'not measured: {" ".join(str(error).split()):.200}')
@@ -150,7 +157,7 @@ def _take(bench: Bench, batch: Sequence[Member]) -> tuple[
                 time.sleep(_TAKING)
                 break
         except SettingError as error:
-            if isinstance(error.__context__, OSError):
+            if error.__context__ and launch.is_storage(error.__context__):
                 raise StorageError(str(error)) from None
             _note(member, error)
     return had, missed
@@ -163,6 +170,7 @@ def _run(bench: Bench, some: Sequence[tuple[flags.FlagValues, RunFolder]]) -> bo
       False: there is not enough memory for so many.
     """
     values, folders = zip(*some)
+    fits = True
     try:
         errors = trials.run(bench, values, folders, Progress(
             bench.experiment.name, bench.facts['sweeps'], quiet=True))
@@ -172,20 +180,29 @@ def _run(bench: Bench, some: Sequence[tuple[flags.FlagValues, RunFolder]]) -> bo
         if launch.is_storage(error):
             raise
         errors = [error] * len(folders)
-    crowded = False
+        fits = len(folders) == 1 or attempts.kind_of(error) != 'memory'
     for folder, error in zip(folders, errors):
         if error:
             print(f'{folder.path}: {error}', file=sys.stderr, flush=True)
-        if error and len(folders) > 1 and attempts.kind_of(error) == 'memory':
-            attempts.retry(folder.path)  # alone there may be enough of it
-            crowded = True
-    return not crowded
+    return fits
 
 
 def _note(member: Member, error: Exception) -> None:
     run = Path(member.values.run_dir)
     run.mkdir(parents=True, exist_ok=True)
     attempts.failed(run, error)
+
+
+def _anything_waits(members: Sequence[Member], done: set[Trial]) -> bool:
+    """Say whether a trial waits; note those that are done, not to be read again."""
+    for member in members:
+        if member.trial not in done:
+            state = attempts.state_of(Path(member.values.run_dir)).name
+            if state in _WAITING:
+                return True
+            if state == 'done':
+                done.add(member.trial)
+    return False
 
 
 def _waits(member: Member) -> bool:

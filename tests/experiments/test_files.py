@@ -44,6 +44,13 @@ def test_a_disk_that_is_full_at_the_last_moment(tmp_path, monkeypatch):
     assert path.read_text() == 'old' and names(tmp_path) == ['a']
 
 
+def test_what_killed_writers_left_can_be_cleared(tmp_path):
+    for name in 'a', '.a-0123', '.a-4567', '.b-0123', 'a-0123':
+        (tmp_path / name).touch()
+    files.clear(tmp_path / 'a')
+    assert sorted(names(tmp_path)) == ['.b-0123', 'a', 'a-0123']
+
+
 def test_two_write_at_once_and_the_last_to_end_counts(tmp_path):
     with files.whole(tmp_path / 'a') as one, files.whole(tmp_path / 'a') as two:
         one.write('one')

@@ -78,24 +78,27 @@ class Stand:
       ends: name of a trial's folder -> error that ends it.
       batches: names of the folders that were trained, together and after one another.
       benches: errors in setting up the next groups.
+      program: what compiles.
     """
 
     def __init__(self):
         self.ends, self.batches, self.benches = {}, [], []
+        self.program = lambda *_: None
 
     def bench(self, experiment, values):
         error = self.benches.pop(0) if self.benches else None
         if error:
             raise error
         return types.SimpleNamespace(
-            experiment=experiment, trainer=types.SimpleNamespace(apart=False),
+            experiment=experiment, trainer=types.SimpleNamespace(
+                apart=False, start=lambda given: None, program=self.program),
             facts={'data': {}, 'sweeps': 3})
 
     def run(self, bench, values, folders, progress):
         self.batches.append([folder.path.name for folder in folders])
         with contextlib.ExitStack() as stack:
             for folder in folders:
-                stack.enter_context(folder.attempt())
+                stack.enter_context(folder.attempt(alone=len(folders) == 1))
                 folder.begin(0)
             for folder in folders:
                 if folder.path.name in self.ends:
@@ -243,6 +246,8 @@ def test_what_is_too_much_side_by_side_is_run_one_by_one(started, stand, monkeyp
     work(folder)
     assert stand.batches == [names[:2], *([name] for name in names)]
     assert states(folder) == ['done', 'done', 'failed', 'done']
+    assert [line['outcome'] for line in attempts.read(runs(folder)[1])
+            if 'outcome' in line] == ['preempted', 'done']
     assert [json.loads(line)['reason'] for line in (
         folder / 'plans.jsonl').read_text().splitlines()] == [
             'forced', '2 took more memory than there is']
@@ -297,6 +302,26 @@ def test_workers_begin_at_different_groups(started, stand, monkeypatch):
         stand.batches.clear()
         work(folder, f'--number={number}')
         assert stand.batches == [[runs(folder)[at].name] for at in expected]
+
+
+def test_a_worker_is_ready_when_it_has_compiled(started, stand, monkeypatch):
+    happened, ready = [], turns.Turns.ready
+    monkeypatch.setattr(turns.Turns, 'ready',
+                        lambda self: (happened.append('ready'), ready(self)))
+    stand.program = lambda *_: happened.append('compiled')
+    work(started('seed = [0, 1]'))
+    assert happened == ['compiled', 'ready']
+
+
+def test_a_folder_that_was_tampered_with_stops_no_other(started, stand, monkeypatch):
+    folder = started('seed = [0, 1]')
+    run = runs(folder)[0]
+    run.mkdir()
+    (run / 'metrics.jsonl').touch()
+    (run / 'manifest.json').write_text('{}')  # and no flags.txt
+    work(folder)
+    assert states(folder) == ['failed', 'done']
+    assert attempts.state_of(run).kind == 'setting'
 
 
 def test_a_group_that_another_worker_is_at_is_left_to_it_for_a_while(
