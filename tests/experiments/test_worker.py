@@ -600,7 +600,7 @@ def mounted(folder, *options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('room', [150, 200, 250, 300, 400])
+@pytest.mark.parametrize('room', [150, 200, 250, 300, 350])
 def test_a_full_disk(started, start, undisturbed, tmp_path, room):
     """Of so many KiB, which some trials fill."""
     folder = started(REAL)
