@@ -120,25 +120,26 @@ class RunFolder(NamedTuple):
         Args:
           alone: otherwise too little memory is no failure: alone there may be enough.
         """
-        def preempted():
+        def note_preempted():
             if not attempts.is_over(self.path):
                 attempts.ended(self.path, 'preempted')
+
+        def leave():
+            note_preempted()
             self.lease.give_back()
 
         try:
-            with preemption.said(preempted):
+            with preemption.said(leave):
                 yield
         except preemption.PreemptedError:
-            preempted()
+            note_preempted()
             raise
         except Exception as error:
             # Where the disk refuses, it refuses this line too.
             with contextlib.suppress(OSError):
-                if attempts.is_over(self.path):
-                    pass
-                elif not alone and attempts.kind_of(error) == 'memory':
-                    attempts.ended(self.path, 'preempted')
-                else:
+                if not alone and attempts.kind_of(error) == 'memory':
+                    note_preempted()
+                elif not attempts.is_over(self.path):
                     attempts.failed(self.path, error)
             raise
         finally:

@@ -71,11 +71,11 @@ def main(values: flags.FlagValues) -> None:
         *manners, f'--run_dir={folder / trial.folder}'))
     turns = Turns(folder, list(groups), values.number)
     done: set[Trial] = set()
-    name: str | None = ''
-    while name is not None:
+    while True:
         with turns.take(lambda name: _anything_waits(groups[name], done)) as name:
-            if name is not None:
-                _work(folder, name, groups[name], turns, values)
+            if name is None:
+                return
+            _work(folder, name, groups[name], turns, values)
 
 
 def _leave_with_launcher() -> None:
