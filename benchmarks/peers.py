@@ -53,7 +53,7 @@ def _scanned(problem: problems.Problem, order: tuple[str, ...]) -> Program:
     descent = sweep_cost.descent_of(problem)
 
     def run(state):
-        return lax.scan(lambda state, _: (descent.sweep(
+        return lax.scan(lambda state, _: (descent.cycle(
             state, problem.batch, problem.key, order)[0], None), state, None, RUN)[0]
 
     return measure.program(run, descent.init(problem.params), steps=RUN, count=False)

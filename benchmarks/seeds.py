@@ -2,7 +2,7 @@
 
     python -m benchmarks.seeds [--quick]
 
-Seeds are a mapped axis of the small VAE's decoder-then-encoder sweep (64-32-8, batch
+Seeds are a mapped axis of the small VAE's decoder-then-encoder cycle (64-32-8, batch
 128). On a GPU 32 seeds are measured as well; a plain matrix product stands beside them.
 """
 
@@ -27,34 +27,34 @@ def loss(params, batch, key):
                            decode=MODEL.decode)
 
 
-def train(seed, sweeps: int):
-    """Train from a seed; the loss of every update, float32[sweeps, 2]."""
+def train(seed, cycles: int):
+    """Train from a seed; the loss of every update, float32[cycles, 2]."""
     rule = optax.adam(1e-3)
     descent = cdgm.block_descent({name: cdgm.Block(name, loss, rule) for name in ORDER})
     key = jax.random.key(seed)
 
-    def sweep(state, number):
+    def cycle(state, number):
         noise = jax.random.fold_in(key, number)
-        state, info = descent.sweep(state, BATCH, noise, ORDER)
+        state, info = descent.cycle(state, BATCH, noise, ORDER)
         return state, info.loss
 
-    return lax.scan(sweep, descent.init(MODEL.init(key)), jnp.arange(sweeps))[1]
+    return lax.scan(cycle, descent.init(MODEL.init(key)), jnp.arange(cycles))[1]
 
 
-def seeds_program(count: int, sweeps: int) -> Program:
-    """So many seeds side by side; a step is a sweep of all of them."""
+def seeds_program(count: int, cycles: int) -> Program:
+    """So many seeds side by side; a step is a cycle of all of them."""
     seeds = jnp.arange(count)
     compiled = jax.jit(lambda seeds: jax.vmap(
-        lambda seed: train(seed, sweeps))(seeds)).lower(seeds).compile()
-    return Program(lambda: jax.block_until_ready(compiled(seeds)), sweeps)
+        lambda seed: train(seed, cycles))(seeds)).lower(seeds).compile()
+    return Program(lambda: jax.block_until_ready(compiled(seeds)), cycles)
 
 
 def main() -> None:
     """Measure, print, save."""
     args = measure.arguments(__doc__)
     gpu = jax.default_backend() != 'cpu'
-    counts, sweeps = ((1, 8, 32) if gpu else (1, 2, 8)), 20 if args.quick else 200
-    rows = measure.measure({f'seeds: {count}': seeds_program(count, sweeps)
+    counts, cycles = ((1, 8, 32) if gpu else (1, 2, 8)), 20 if args.quick else 200
+    rows = measure.measure({f'seeds: {count}': seeds_program(count, cycles)
                             for count in counts}, args.rounds)
     ms = measure.milliseconds(rows)
     for row in rows:
@@ -62,7 +62,7 @@ def main() -> None:
     bars = [Bar('8 seeds against one', ms['seeds: 8'] / ms['seeds: 1'], 7)]
     if gpu:
         bars = [Bar('32 seeds against one', ms['seeds: 32'] / ms['seeds: 1'], 3)]
-    measure.finish('seeds', {'a sweep of all seeds': rows}, bars, args)
+    measure.finish('seeds', {'a cycle of all seeds': rows}, bars, args)
 
 
 if __name__ == '__main__':

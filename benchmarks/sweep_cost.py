@@ -1,8 +1,8 @@
-"""Visits, sweeps and scanned runs, against joint training.
+"""Visits, cycles and scanned runs, against joint training.
 
     python -m benchmarks.sweep_cost [--quick]
 
-A sweep is decoder, then encoder, on one minibatch with one key. A visit is five steps
+A cycle is decoder, then encoder, on one minibatch with one key. A visit is five steps
 on one layer of the chain, on one minibatch; the layers take turns, so a step is the
 mean over all layers. `stacked` finds the layer by a traced index (`cdgm.layers`).
 """
@@ -34,10 +34,10 @@ def descent_of(problem: problems.Problem, ephemeral: bool = False) -> cdgm.Desce
 
 
 def swept(problem: problems.Problem, order: tuple[str, ...]) -> Program:
-    """Sweeps; a step of the table is a sweep."""
+    """Cycles; a step of the table is a cycle."""
     descent = descent_of(problem)
     return measure.program(
-        lambda state: descent.sweep(state, problem.batch, problem.key, order)[0],
+        lambda state: descent.cycle(state, problem.batch, problem.key, order)[0],
         descent.init(problem.params))
 
 
@@ -72,7 +72,7 @@ def visited_by_index(problem: problems.Problem) -> Program:
     """The same visits by one program, which finds the layer by a traced index."""
     descent = problems.stacked_descent(TX)
 
-    def sweep(stack):
+    def cycle(stack):
         def visit(index, stack):
             state = descent.init({'own': layers.take(stack, index), 'stack': stack})
             state, _ = descent.visit(state, (*problem.batch, index), problem.key, 'own',
@@ -82,22 +82,22 @@ def visited_by_index(problem: problems.Problem) -> Program:
         return lax.fori_loop(0, len(problem.params), visit, stack)
 
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problem.params.values())
-    return measure.program(sweep, stack, steps=STEPS * len(problem.params), count=False)
+    return measure.program(cycle, stack, steps=STEPS * len(problem.params), count=False)
 
 
 def runs(problem: problems.Problem, order: tuple[str, ...]) -> dict[str, Program]:
-    """The same sweeps, scanned and from a Python loop; a step is a sweep."""
+    """The same cycles, scanned and from a Python loop; a step is a cycle."""
     descent = descent_of(problem)
 
-    def sweep(state):
-        return descent.sweep(state, problem.batch, problem.key, order)[0]
+    def cycle(state):
+        return descent.cycle(state, problem.batch, problem.key, order)[0]
 
     def scanned(state):
-        return lax.scan(lambda state, _: (sweep(state), None), state, None, RUN)[0]
+        return lax.scan(lambda state, _: (cycle(state), None), state, None, RUN)[0]
 
     state = descent.init(problem.params)
     return {'scanned run': measure.program(scanned, state, steps=RUN, count=False),
-            'from a Python loop': measure.program(sweep, state, calls=RUN)}
+            'from a Python loop': measure.program(cycle, state, calls=RUN)}
 
 
 def main() -> None:
@@ -107,14 +107,14 @@ def main() -> None:
     tables, bars = {}, []
 
     programs = {'joint: optax adam': joint(vae),
-                'sweep decoder, encoder': swept(vae, ('decoder', 'encoder')),
-                'sweep encoder, decoder': swept(vae, ('encoder', 'decoder'))}
-    rows = tables['VAE, a sweep'] = measure.measure(programs, args.rounds)
+                'cycle decoder, encoder': swept(vae, ('decoder', 'encoder')),
+                'cycle encoder, decoder': swept(vae, ('encoder', 'decoder'))}
+    rows = tables['VAE, a cycle'] = measure.measure(programs, args.rounds)
     ms = measure.milliseconds(rows)
     for title, problem, order in (('VAE', vae, ('decoder', 'encoder')),
                                   ('GAN', gan, ('discriminator', 'generator'))):
         rows = measure.measure(runs(problem, order), args.rounds)
-        tables[f'{title}, {RUN} sweeps ({", ".join(order)})'] = rows
+        tables[f'{title}, {RUN} cycles ({", ".join(order)})'] = rows
         ms = measure.milliseconds(rows)
         if title == 'VAE':
             bars.append(Bar('VAE: scanned run against a Python loop',

@@ -1,10 +1,10 @@
-"""A sweep of 24 short trials against a process for each of its command lines.
+"""A cycle of 24 short trials against a process for each of its command lines.
 
     python -m benchmarks.trials [--quick]
 
-The small VAE (64-32-8, batch 128, 200 sweeps) in 3 orders at 2 learning rates with 4
+The small VAE (64-32-8, batch 128, 200 cycles) in 3 orders at 2 learning rates with 4
 seeds: 3 compiled programs. All ways have as many processes at a time as there are
-cores. A sweep's time includes its report. A process each is measured twice: with
+cores. A cycle's time includes its report. A process each is measured twice: with
 nothing kept between processes, as where a launcher starts any program, and with the
 cache of compiled programs that the experiments have by default. Caches are empty at the
 start.
@@ -23,7 +23,7 @@ from benchmarks import measure
 from benchmarks.measure import Bar
 from experiments import attempts
 from experiments.run_folder import cores
-from experiments.runner import sweep as sweeps
+from experiments.runner import cycle as cycles
 
 TOML = '''
 title = 'Trials'
@@ -32,7 +32,7 @@ title = 'Small VAEs'
 experiment = 'vae'
 metric = 'neg_elbo'
 label = 'test -ELBO'
-flags = {hidden = 32, latent = 8, sweeps = 200, evaluations = 4}
+flags = {hidden = 32, latent = 8, cycles = 200, evaluations = 4}
 product = {order = ['joint', 'decoder,encoder', 'encoder,decoder'], \
 learning_rate = [1e-3, 3e-4], seed = [0, 1, 2, 3]}
 '''
@@ -53,7 +53,7 @@ def run_all(commands: Iterable[list[str]], cache: Path | None) -> float:
     return time.perf_counter() - began
 
 
-def digests(folder: Path, trials: Iterable[sweeps.Trial]) -> list[dict[str, str]]:
+def digests(folder: Path, trials: Iterable[cycles.Trial]) -> list[dict[str, str]]:
     """What the trials of a folder have computed."""
     return [attempts.read_manifest(folder / trial.folder)['digests']
             for trial in trials]
@@ -66,12 +66,12 @@ def main() -> None:
         folder = Path(name)
         path = folder / 'trials.toml'
         path.write_text(TOML)
-        override = ['sweeps=2'] if args.quick else []
-        trials = sweeps.read(path, override).trials
+        override = ['cycles=2'] if args.quick else []
+        trials = cycles.read(path, override).trials
         swept = run_all([[
-            'experiments.runner', str(path), f'--out_dir={folder / "sweep"}',
+            'experiments.runner', str(path), f'--out_dir={folder / "cycle"}',
             f'--workers={WORKERS}', *(f'--set={word}' for word in override)]],
-            folder / 'programs of the sweep')
+            folder / 'programs of the cycle')
 
         def each(name: str, cache: Path | None) -> float:
             return run_all([
@@ -81,18 +81,18 @@ def main() -> None:
 
         alone = each('alone', None)
         cached = each('cached', folder / 'programs of each')
-        identical = (digests(folder / 'sweep', trials)
+        identical = (digests(folder / 'cycle', trials)
                      == digests(folder / 'alone', trials)
                      == digests(folder / 'cached', trials))
     measure.finish('trials', {'trials': [{
         'program': f'{len(trials)} trials, {WORKERS} processes at a time',
-        'sweep, s': swept, 'a process each, s': alone, 'cached, s': cached,
+        'cycle, s': swept, 'a process each, s': alone, 'cached, s': cached,
         'identical': identical}]},
-        [Bar('a sweep against a process each (at most 1/5)', swept / alone, 0.2),
+        [Bar('a cycle against a process each (at most 1/5)', swept / alone, 0.2),
          Bar('against a process each with a cache of programs', swept / cached, 0.2)],
         args)
     if not identical:
-        sys.exit('error: a trial of the sweep has other digests than alone.')
+        sys.exit('error: a trial of the cycle has other digests than alone.')
 
 
 if __name__ == '__main__':

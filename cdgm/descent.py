@@ -3,9 +3,9 @@
     theta_b <- theta_b - U_b(d L_b / d theta_b),    theta_c unchanged for c != b
 
 A *step* is one update of one block. A *visit* is several steps on the same block. A
-*sweep* is a sequence of updates, each from where the last one ended (Gauss-Seidel);
+*cycle* is a sequence of updates, each from where the last one ended (Gauss-Seidel);
 *simultaneous* moves all blocks from the same point (Jacobi). Each block has its own
-loss and its own rule, so that a VAE's encoder and decoder share one loss while a GAN's
+loss and its own tx, so that a VAE's encoder and decoder share one loss while a GAN's
 discriminator and generator have two.
 
 Only the active block is differentiated and only its leaves are written. The block is an
@@ -28,9 +28,9 @@ from jax import lax
 
 from cdgm import blocks as trees
 from cdgm.blocks import Params, Selector
-from cdgm.moves import Evaluation, Move, as_move
-from cdgm.policies import told_count
-from cdgm.reuse import hoisted
+from cdgm.gradient_move import Evaluation, Move, as_move
+from cdgm.transforms import sync_global_count
+from cdgm.reuse import hoist_invariants
 from cdgm.riders import check_riders, riding_move
 from cdgm.switching import switch
 
@@ -44,9 +44,9 @@ class Block(NamedTuple):
     Attributes:
       leaves: which leaves it owns, see `cdgm.blocks.selects`; '' owns all.
       loss: (params, batch, key) -> (scalar, aux), a function of *all* parameters.
-      rule: an optax transformation, or a `cdgm.Move`. It sees the active leaves only,
-        so its clipping, decay and counts are the block's own; see `cdgm.policies`.
-      ephemeral: reset the rule's state at the start of each visit. Such a state never
+      tx: an optax transformation, or a `cdgm.moves.Move`. It sees the active leaves only,
+        so its clipping, decay and counts are the block's own; see `cdgm.transforms`.
+      ephemeral: reset the tx's state at the start of each visit. Such a state never
         enters the carry, so it costs no memory between visits.
       riders: names of other blocks, each with a stateless optax transformation by which
         its leaves move along with this block's, see `cdgm.riders`.
@@ -54,7 +54,7 @@ class Block(NamedTuple):
 
     leaves: Selector
     loss: LossFn
-    rule: optax.GradientTransformation | Move
+    tx: optax.GradientTransformation | Move
     ephemeral: bool = False
     riders: Mapping[str, optax.GradientTransformation] = {}
 
@@ -64,7 +64,7 @@ class DescentState(NamedTuple):
 
     Attributes:
       params: the whole tree.
-      opt_state: block name -> state of its rule; ephemeral blocks have none.
+      opt_state: block name -> state of its tx; ephemeral blocks have none.
       count: int32[], steps taken (a simultaneous step counts once).
     """
 
@@ -74,7 +74,7 @@ class DescentState(NamedTuple):
 
 
 class StepInfo(NamedTuple):
-    """What a step reports. A visit or a sweep stacks one a step, leading axis K.
+    """What a step reports. A visit or a cycle stacks one a step, leading axis K.
 
     Attributes:
       block: int32[], index of the block that moved; -1 if the index was out of range,
@@ -100,25 +100,25 @@ class Descent(NamedTuple):
       init: params -> DescentState.
       step: (state, batch, key, block, **extra) -> (state, StepInfo). `block` is a name,
         a Python index (both static), or an int32[] that may be traced. `extra` goes to
-        the block's rule, as optax's extra arguments do.
+        the block's tx, as optax's extra arguments do.
       visit: (state, batches, keys, block, steps=None, **extras) -> (state,
         StepInfo[K]): K steps in one scan; `batches`, `keys` and `extras` have a leading
         axis K. With steps=K one minibatch serves them all, and one key or keys[K]; what
-        the active block cannot change is then computed once (see `cdgm.hoisted`).
-      sweep: (state, batch, key, order) -> (state, StepInfo[len(order)]): updates the
+        the active block cannot change is then computed once (see `cdgm.hoist_invariants`).
+      cycle: (state, batch, key, order) -> (state, StepInfo[len(order)]): updates the
         named blocks in turn. One key serves all updates on the one minibatch (common
         random numbers), so that they can share their work; keys[len(order)] come with
         minibatches stacked in the same way, one an update. A run of one name in the
         order is one visit.
       simultaneous: (state, batch, key) -> (state, StepInfo[B]): all blocks move from
-        the same point, each by its own rule; nobody rides.
+        the same point, each by its own tx; nobody rides.
     """
 
     blocks: dict[str, Block]
     init: Callable[[Params], DescentState]
     step: Callable[..., tuple[DescentState, StepInfo]]
     visit: Callable[..., tuple[DescentState, StepInfo]]
-    sweep: Callable[..., tuple[DescentState, StepInfo]]
+    cycle: Callable[..., tuple[DescentState, StepInfo]]
     simultaneous: Callable[..., tuple[DescentState, StepInfo]]
 
 
@@ -150,8 +150,8 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
     blocks = dict(blocks)
     names = tuple(blocks)
     selectors = {name: block.leaves for name, block in blocks.items()}
-    moves = {name: riding_move(block.rule, name, block.riders, selectors)
-             if block.riders else as_move(block.rule) for name, block in blocks.items()}
+    moves = {name: riding_move(block.tx, name, block.riders, selectors)
+             if block.riders else as_move(block.tx) for name, block in blocks.items()}
 
     def label(params):
         return trees.label(params, selectors)
@@ -159,7 +159,7 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
     def init(params):
         labels = label(params)
         for name, block in blocks.items():
-            check_riders(block.rule, name, block.riders, params, labels)
+            check_riders(block.tx, name, block.riders, params, labels)
         # A dtype makes the type strong: a weak one would change after the first step.
         params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)
         opt_state = {name: moves[name].init(trees.split(params, labels, name)[0])
@@ -167,16 +167,16 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         return DescentState(params, opt_state, jnp.zeros((), jnp.int32))
 
     def enter(state, labels, name):
-        """Take a block out of the state: (active, its rule's state, the rest)."""
+        """Take a block out of the state: (active, its tx's state, the rest)."""
         riders = blocks[name].riders  # active as well, for they move
         active, frozen = trees.split(state.params, jax.tree.map(
             lambda own: name if own in riders else own, labels), name)
         if blocks[name].ephemeral:
             return active, moves[name].init(active), frozen
-        return active, told_count(state.opt_state[name], state.count), frozen
+        return active, sync_global_count(state.opt_state[name], state.count), frozen
 
     def kept(opt_state, name, own):
-        """The states of all rules, with that of a block put back."""
+        """The states of all txs, with that of a block put back."""
         return opt_state if blocks[name].ephemeral else {**opt_state, name: own}
 
     def leave(state, name, active, own, frozen, steps):
@@ -190,7 +190,7 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         return _checked(name, blocks[name].loss(params, batch, key))
 
     def move(name, objective, active, own, frozen, batch, key, extra):
-        """Move one block: (active, its rule's state, StepInfo)."""
+        """Move one block: (active, its tx's state, StepInfo)."""
         moved, own, seen = moves[name].apply(objective, active, own, **extra)
         aux = _aux_of_all(blocks, name, seen.aux, trees.merge(active, frozen), batch,
                           key)
@@ -227,7 +227,7 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
             return value(name, active, frozen, batch, key if keys is None else fresh)
 
         # The loop would compute anew at each step what is the same at all of them.
-        objective = hoisted(objective, active, None if keys is None else keys[0])
+        objective = hoist_invariants(objective, active, None if keys is None else keys[0])
 
         def body(carry, data):
             active, own = carry
@@ -277,7 +277,7 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         run = visit_named if steps is None else partial(visit_shared, steps)
         return dispatch(run, state, batches, keys, block, extras)
 
-    def sweep(state, batch, key, order):
+    def cycle(state, batch, key, order):
         order = [trees.block_name(block, names) for block in order]
         one = _check_data(batch, key, len(order))
         infos, start = [], 0
@@ -294,7 +294,7 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
 
     def simultaneous(state, batch, key):
         if any(block.riders for block in blocks.values()):
-            # A rider would move twice: by its own rule, and along with another block.
+            # A rider would move twice: by its own tx, and along with another block.
             alone = {name: block._replace(riders={}) for name, block in blocks.items()}
             return block_descent(alone).simultaneous(state, batch, key)
         labels = label(state.params)
@@ -308,7 +308,7 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
         return (DescentState(params, opt_state, state.count + 1),
                 jax.tree.map(lambda *xs: jnp.stack(xs), *infos))
 
-    return Descent(blocks, init, step, visit, sweep, simultaneous)
+    return Descent(blocks, init, step, visit, cycle, simultaneous)
 
 
 def _scan(body, carry, data, steps: int):
@@ -327,14 +327,14 @@ def _is_one(key) -> bool:
 
 
 def _check_data(batch, key, updates: int) -> bool:
-    """Say whether a sweep has one minibatch; if not, check that each update has one."""
+    """Say whether a cycle has one minibatch; if not, check that each update has one."""
     if not updates:
-        raise ValueError('the order of a sweep is empty; name the blocks to visit.')
+        raise ValueError('the order of a cycle is empty; name the blocks to visit.')
     if _is_one(key):
         return True
     axes = {jnp.shape(x)[:1] for x in jax.tree.leaves((batch, key))}
     if axes != {(updates,)}:
-        raise ValueError(f'the sweep has {updates} updates, and leading axes of its '
+        raise ValueError(f'the cycle has {updates} updates, and leading axes of its '
                          f'minibatches and keys are {sorted(axes)}; give one '
                          'minibatch and one key, or one of each an update.')
     return False

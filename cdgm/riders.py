@@ -18,8 +18,8 @@ it. For layer 0 with all others it is the joint step, 3 L - 1.
 
 A rider descends the *active* block's loss; between adversaries that is seldom meant.
 Its transformation keeps no state, such as `optax.sgd(1e-3)` or a step by sign, so
-riders cost no memory either, and its own rule neither knows nor moves. The active
-block's rule, with its clipping and its reported gradient norm, sees its own leaves.
+riders cost no memory either, and its own tx neither knows nor moves. The active
+block's tx, with its clipping and its reported gradient norm, sees its own leaves.
 
 Source: Accelerating Block Coordinate Descent for LLM Finetuning via Landscape Expansion
 (BREAD), NeurIPS 2025, https://openreview.net/forum?id=DBybUx7ARy, which also has riders
@@ -34,24 +34,24 @@ import optax
 
 from cdgm import blocks as trees
 from cdgm.blocks import Labels, Params, Selector
-from cdgm.moves import Evaluation, Move, follow
+from cdgm.gradient_move import Evaluation, Move, apply_gradient
 
 Riders = Mapping[str, optax.GradientTransformation]
 
 
-def riding_move(rule: optax.GradientTransformation, name: str, riders: Riders,
+def riding_move(tx: optax.GradientTransformation, name: str, riders: Riders,
                 selectors: Mapping[str, Selector]) -> Move:
-    """Move a block by its rule, and its riders along with it from the same point.
+    """Move a block by its tx, and its riders along with it from the same point.
 
     Args:
-      rule: of the block, an optax transformation.
+      tx: of the block, an optax transformation.
       name: the block's.
       riders: block name -> stateless optax transformation.
       selectors: block name -> which leaves it owns, see `cdgm.blocks.selects`.
 
     Returns:
       A `Move` of the leaves of the block and of its riders together, with the state of
-      the block's rule and the 2-norm of the block's own gradient.
+      the block's tx and the 2-norm of the block's own gradient.
 
     >>> import jax.numpy as jnp
     >>> move = riding_move(optax.sgd(0.5), 'x', {'y': optax.sgd(0.1)},
@@ -64,24 +64,26 @@ def riding_move(rule: optax.GradientTransformation, name: str, riders: Riders,
     >>> float(seen.grad_norm)
     2.0
     """
-    rule = optax.with_extra_args_support(rule)
+    tx = optax.with_extra_args_support(tx)
 
     def init(active):
-        return rule.init(_owned(active, selectors[name]))
+        return tx.init(_owned(active, selectors[name]))
 
     def apply(objective, active, state, **extra):
         (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(active)
 
         def moved_by(tx, block, state, **extra):
             mine, grad = (_owned(tree, selectors[block]) for tree in (active, grads))
-            mine, state = follow(tx, lambda mine: objective(trees.merge(mine, active)),
-                                 mine, state, loss, grad, **extra)
+            mine, state = apply_gradient(
+                tx, lambda mine: objective(trees.merge(mine, active)), mine, state,
+                loss, grad, **extra)
             return mine, state, grad
 
-        moved, state, grad = moved_by(rule, name, state, **extra)
-        for rider, tx in riders.items():
-            empty = tx.init(_owned(active, selectors[rider]))
-            along, _, _ = moved_by(optax.with_extra_args_support(tx), rider, empty)
+        moved, state, grad = moved_by(tx, name, state, **extra)
+        for rider, rider_tx in riders.items():
+            empty = rider_tx.init(_owned(active, selectors[rider]))
+            along, _, _ = moved_by(optax.with_extra_args_support(rider_tx), rider,
+                                   empty)
             moved = trees.merge(moved, along)
         return moved, state, Evaluation(loss, aux, optax.tree.norm(grad))
 
@@ -95,26 +97,26 @@ def _owned(tree: Any, selector: Selector) -> Any:
         else None, tree)
 
 
-def check_riders(rule: optax.GradientTransformation | Move, name: str, riders: Riders,
+def check_riders(tx: optax.GradientTransformation | Move, name: str, riders: Riders,
                  params: Params, labels: Labels) -> None:
     """Raise a ValueError if the riders of a block cannot ride.
 
     Args:
-      rule, name, riders: of the block.
+      tx, name, riders: of the block.
       params: the whole tree.
       labels: the name of the block that owns each leaf.
     """
-    if riders and isinstance(rule, Move):
-        raise ValueError(f'block {name!r} has riders and a Move for a rule; riders '
+    if riders and isinstance(tx, Move):
+        raise ValueError(f'block {name!r} has riders and a Move for a tx; riders '
                          'follow a gradient, so give it an optax transformation.')
     others = sorted(set(jax.tree.leaves(labels)) - {name})
-    for rider, tx in riders.items():
+    for rider, rider_tx in riders.items():
         if rider not in others:
             raise ValueError(f'block {name!r} has a rider {rider!r}; blocks that can '
                              f'ride with it are {others}.')
         kept = jax.tree.leaves(jax.eval_shape(
-            tx.init, trees.split(params, labels, rider)[0]))
+            rider_tx.init, trees.split(params, labels, rider)[0]))
         if kept:
-            raise ValueError(f"a rider's rule keeps no state: that of {rider!r}, which "
+            raise ValueError(f"a rider's tx keeps no state: that of {rider!r}, which "
                              f'rides with {name!r}, keeps {len(kept)} arrays. Take one '
                              'such as optax.sgd(1e-3), without momentum or schedule.')

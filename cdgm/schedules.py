@@ -7,7 +7,7 @@ was written for, because `lax.switch` would silently clamp an index beyond them.
 Shapes   count int32[] >= 0; a schedule returns int32[], 0 <= index < num_blocks.
 Sources  Order: Sun & Ye 2019 (arXiv:1604.07130) show that a fixed cyclic order can be
          n^2 / (4 pi^2) slower than a random one; Lee & Wright 2019 (arXiv:1607.08320)
-         that a fresh permutation every sweep cures it.
+         that a fresh permutation every cycle cures it.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Schedule:
     Attributes:
       select: int32[] count -> int32[] block index.
       num_blocks: how many blocks it chooses among.
-      period: steps in a sweep, after which every block has had its visits (for
+      period: steps in a cycle, after which every block has had its visits (for
         `uniform`, in expectation).
     """
 
@@ -53,7 +53,7 @@ def cyclic(visits: Sequence[int]) -> Schedule:
     """Visit the blocks in their order, each a fixed number of steps.
 
     Args:
-      visits: steps per block and sweep; 0 freezes a block.
+      visits: steps per block and cycle; 0 freezes a block.
 
     Raises:
       ValueError: the visits are not whole numbers >= 0, or all of them 0.
@@ -87,11 +87,11 @@ def sequence(indices: Sequence[int], num_blocks: int) -> Schedule:
 
 
 def shuffled(visits: Sequence[int], key: jax.Array) -> Schedule:
-    """Visit the blocks in a fresh random order every sweep.
+    """Visit the blocks in a fresh random order every cycle.
 
     Args:
-      visits: steps per block and sweep.
-      key: PRNG key; sweep s uses `fold_in(key, s)`, so the order does not depend on
+      visits: steps per block and cycle.
+      key: PRNG key; cycle s uses `fold_in(key, s)`, so the order does not depend on
         history.
 
     Raises:
@@ -105,8 +105,8 @@ def shuffled(visits: Sequence[int], key: jax.Array) -> Schedule:
     period = int(counts.sum())
 
     def select(count):
-        sweep, position = count // period, count % period
-        order = jax.random.permutation(jax.random.fold_in(key, sweep),
+        cycle, position = count // period, count % period
+        order = jax.random.permutation(jax.random.fold_in(key, cycle),
                                        jnp.arange(counts.size, dtype=jnp.int32))
         ends = jnp.cumsum(jnp.asarray(counts)[order], dtype=jnp.int32)
         return order[jnp.sum(position >= ends)]

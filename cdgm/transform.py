@@ -19,7 +19,7 @@ from jax import lax
 
 from cdgm import blocks as trees
 from cdgm.blocks import Labels, Params
-from cdgm.policies import told_count
+from cdgm.transforms import sync_global_count
 from cdgm.schedules import Schedule, check_num_blocks
 
 
@@ -28,32 +28,32 @@ class CoordinateDescentState(NamedTuple):
 
     Attributes:
       count: int32[], updates taken.
-      inner_states: block name -> state of its rule, which sees the active leaves only.
+      inner_states: block name -> state of its tx, which sees the active leaves only.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     inner_states: dict[str, Any]
 
 
-Rule: TypeAlias = optax.GradientTransformation
+Tx: TypeAlias = optax.GradientTransformation
 
 
 def coordinate_descent(
-        rules: Rule | Mapping[str, Rule],
+        txs: Tx | Mapping[str, Tx],
         param_labels: Labels | Callable[[Params], Labels],
         *,
         schedule: Schedule) -> optax.GradientTransformationExtraArgs:
     """Update one block of the parameters per step.
 
-    Clipping, decay, counts and learning rate schedules inside a rule see its own block
+    Clipping, decay, counts and learning rate schedules inside a tx see its own block
     and count its own updates.
 
     Args:
-      rules: block name -> optax transformation; or one transformation for all blocks,
+      txs: block name -> optax transformation; or one transformation for all blocks,
         which are then those of the labels in alphabetical order.
       param_labels: pytree of block names, of the structure of the parameters or a
         prefix of it; or a function params -> such a pytree.
-      schedule: count -> block index, in the order of `rules`.
+      schedule: count -> block index, in the order of `txs`.
 
     Returns:
       A transformation. Its `update` takes `block=`, a name or an index, in place of the
@@ -61,7 +61,7 @@ def coordinate_descent(
       gradient and update are in one `jit` and nothing in front needs all of it.
 
     Raises:
-      ValueError: at `init`, if a label has no rule, a rule no leaf, or the schedule
+      ValueError: at `init`, if a label has no tx, a tx no leaf, or the schedule
         is written for another number of blocks.
 
     >>> from cdgm import cyclic
@@ -74,20 +74,20 @@ def coordinate_descent(
     """
 
     def resolve(tree):
-        """Labels of the tree's structure, and the rule of each block by name."""
+        """Labels of the tree's structure, and the tx of each block by name."""
         labels = param_labels(tree) if callable(param_labels) else param_labels
         labels = trees.spread(labels, tree)
         used = sorted(set(jax.tree.leaves(labels)))
-        each = rules if isinstance(rules, Mapping) else dict.fromkeys(used, rules)
-        return labels, used, {name: optax.with_extra_args_support(rule)
-                              for name, rule in each.items()}
+        each = txs if isinstance(txs, Mapping) else dict.fromkeys(used, txs)
+        return labels, used, {name: optax.with_extra_args_support(tx)
+                              for name, tx in each.items()}
 
     def init(params):
         trees.check_floating(params)
         labels, used, txs = resolve(params)
         if set(used) != set(txs):
-            raise ValueError(f'the labels name blocks {used}, and there are rules for '
-                             f'{sorted(txs)}; give each block one rule.')
+            raise ValueError(f'the labels name blocks {used}, and there are txs for '
+                             f'{sorted(txs)}; give each block one tx.')
         check_num_blocks(schedule, tuple(txs))
         inner = {name: tx.init(trees.split(params, labels, name)[0])
                  for name, tx in txs.items()}
@@ -105,9 +105,9 @@ def coordinate_descent(
             return jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates), inner
 
         def moved(tx, updates, inner, params):
-            inner = told_count(inner, state.count)
+            inner = sync_global_count(inner, state.count)
             moved, inner = tx.update(updates, inner, params, **extra)
-            # As `still` has it, whatever a rule computes in.
+            # As `still` has it, whatever a tx computes in.
             return jax.tree.map(lambda u, g: u.astype(g.dtype), moved, updates), inner
 
         # One conditional a block, not one switch: XLA copies what passes through a

@@ -46,8 +46,8 @@ def sweeps_in_order(study: Study) -> Sweeps:
         if updates == ('simultaneous',):
             return descent.simultaneous(state, batches[0], keys[0])
         if study.fresh:
-            return descent.sweep(state, batches, keys, updates)
-        return descent.sweep(state, batches[0], keys[0], updates)
+            return descent.cycle(state, batches, keys, updates)
+        return descent.cycle(state, batches[0], keys[0], updates)
 
     return Sweeps(jax.vmap(init), jax.vmap(of_one_seed), lambda state: state.params,
                   apart=True)

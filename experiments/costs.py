@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 import cdgm
-from cdgm.explain import program_cost
+from cdgm._explain import program_cost
 from experiments.block_sweeps import sweeps_in_order
 from experiments.study import Given, Study
 
@@ -72,7 +72,7 @@ def _probe_cost(study: Study, kind: str, step: np.ndarray, *arguments) -> np.nda
         return 2 * step
     if kind == 'grad_norms':
         return np.full_like(step, flops_of_program(
-            lambda params, batch, given: cdgm.block_grad_norms(
+            lambda params, batch, given: cdgm.selection.block_grad_norms(
                 study.descent(given.hyper), params, batch, given.key), *arguments))
     return np.array([flops_of_program(
         lambda params, batch, given, name=name: study.descent(given.hyper).blocks[

@@ -64,7 +64,7 @@ LOSSES = {
 
 def sweep(order):
     """The dynamic of updating the blocks in turn."""
-    return lambda descent: partial(descent.sweep, order=order)
+    return lambda descent: partial(descent.cycle, order=order)
 
 
 G, D = ('generator',), ('discriminator',)

@@ -35,8 +35,8 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import ElasticNet, Lasso
 
 import cdgm
-from cdgm.coordinates import coordinate_lipschitz, coordinate_move
-from cdgm.proximal import elastic_net
+from cdgm.moves.coordinate import coordinate_lipschitz, coordinate_move
+from cdgm.moves.proximal import elastic_net
 from experiments import launch
 
 

@@ -33,7 +33,7 @@ class Choice(NamedTuple):
       probes: what it evaluates beside the steps.
     """
 
-    build: Callable[[Sequence[float], jax.Array], cdgm.Schedule | cdgm.Rule]
+    build: Callable[[Sequence[float], jax.Array], cdgm.Schedule | cdgm.selection.SelectionRule]
     probes: tuple[Probe, ...] = ()
 
 
@@ -55,20 +55,20 @@ def choices(visits: Sequence[int], refresh: int) -> dict[str, Choice]:
         'uniform': Choice(lambda costs, key: cdgm.uniform(
             size, key, [count / sum(visits) for count in visits])),
         'gauss_southwell': Choice(
-            lambda costs, key: cdgm.gauss_southwell(size, refresh=refresh),
+            lambda costs, key: cdgm.selection.gauss_southwell(size, refresh=refresh),
             (Probe('grad_norms', refresh),)),
         'gauss_southwell_lipschitz': Choice(
-            lambda costs, key: cdgm.gauss_southwell(size, refresh=refresh,
+            lambda costs, key: cdgm.selection.gauss_southwell(size, refresh=refresh,
                                                     lipschitz='estimated'),
             (Probe('grad_norms', refresh), Probe('secant', refresh))),
         'importance': Choice(
-            lambda costs, key: cdgm.importance(size, key, refresh=refresh),
+            lambda costs, key: cdgm.selection.importance(size, key, refresh=refresh),
             (Probe('secant', refresh),)),
-        'bandit': Choice(lambda costs, key: cdgm.bandit(costs, key, refresh=refresh),
+        'bandit': Choice(lambda costs, key: cdgm.selection.bandit(costs, key, refresh=refresh),
                          (Probe('decrease', refresh),)),
-        'plateau': Choice(lambda costs, key: cdgm.plateau(
+        'plateau': Choice(lambda costs, key: cdgm.selection.plateau(
             size, patience=refresh, max_steps=10 * refresh)),
         # Without a signal it stays aggressive to the end.
-        'aggressive': Choice(lambda costs, key: cdgm.aggressive(
+        'aggressive': Choice(lambda costs, key: cdgm.selection.aggressive(
             size, inner=0, outer=1, window=refresh)),
     }

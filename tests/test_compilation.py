@@ -87,15 +87,15 @@ def test_a_simultaneous_step_costs_a_joint_step(joint_flops):
 def test_decoder_then_encoder_shares_the_encoders_forward_pass(joint_flops):
     """On one minibatch with one key; the encoder first shares nothing.
 
-    Matrix products alone: a sweep adds to a joint step the decoder's second forward
+    Matrix products alone: a cycle adds to a joint step the decoder's second forward
     pass and the cotangents of its layers, all three for the encoder and the last two
     for itself, (206,800 + 196,800) / 1,114,000 = 0.362 of it. What is left of the
     step, drawn and updated once a leaf as in a joint step, thins it to 0.36.
     """
-    def sweep(order):
-        return flops(lambda *data: VAE.sweep(*data, order))
+    def cycle(order):
+        return flops(lambda *data: VAE.cycle(*data, order))
 
-    assert sweep(('decoder', 'encoder')) <= 1.36 * joint_flops
+    assert cycle(('decoder', 'encoder')) <= 1.36 * joint_flops
 
 
 def small_loss(params, batch, key):
@@ -115,7 +115,7 @@ def test_a_named_step_has_no_conditional_and_a_traced_one_has_one(key):
     state = descent.init({name: jnp.ones(2) for name in 'abc'})
     data = state, jnp.ones(2), key
     assert conditionals(lambda *data: descent.step(*data, 'b'), *data) == 0
-    assert conditionals(lambda *data: descent.sweep(*data, 'abc'), *data) == 0
+    assert conditionals(lambda *data: descent.cycle(*data, 'abc'), *data) == 0
     assert conditionals(descent.step, *data, jnp.int32(0)) == 1
 
 
@@ -124,7 +124,7 @@ def test_a_sweep_of_single_updates_has_no_loop(key):
     descent = small_descent()
     data = descent.init({name: jnp.ones(2) for name in 'abc'}), jnp.ones(2), key
     for order, loops in (('abc', 0), ('aab', 1)):
-        lowered = jax.jit(lambda *data: descent.sweep(*data, order)).lower(*data)
+        lowered = jax.jit(lambda *data: descent.cycle(*data, order)).lower(*data)
         assert lowered.as_text().count('stablehlo.while') == loops
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import cdgm
 from cdgm import losses, models
-from cdgm.explain import program_cost
+from cdgm._explain import program_cost
 
 LENGTH, SIZE, BATCH = 16, 256, 512
 PRODUCT = 2 * BATCH * SIZE ** 2
@@ -137,17 +137,17 @@ def test_a_gan_iteration_runs_the_generator_forward_once():
                                   for name in loss})
     params = jax.eval_shape(model.init, KEY)
     state = jax.eval_shape(descent.init, params)
-    sweep = program_cost(lambda *data: descent.sweep(*data, tuple(loss)), state, batch,
+    cycle = program_cost(lambda *data: descent.cycle(*data, tuple(loss)), state, batch,
                          KEY)
     opt_state = {name: jax.eval_shape(TX.init, params[name]) for name in loss}
     hand = program_cost(iteration, params, opt_state, batch, KEY)
-    assert sweep.flops <= 1.005 * hand.flops
+    assert cycle.flops <= 1.005 * hand.flops
     # Apart, the two steps run it twice.
     apart = sum(program_cost(lambda *data: descent.step(*data, name), state, batch,
                              KEY).flops for name in loss)
     forward = program_cost(lambda params: model.generate(
         params, jnp.zeros((64, 100), jnp.float32)), params).flops
-    assert apart - sweep.flops == pytest.approx(forward, rel=0.05)
+    assert apart - cycle.flops == pytest.approx(forward, rel=0.05)
 
 
 def test_a_program_that_is_only_counted_costs_what_it_costs_to_run():

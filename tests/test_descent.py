@@ -1,4 +1,4 @@
-"""Block descent: guarantees 1, 2, 3, 5, 6 and 7, sweeps, Jacobi steps and bad input.
+"""Block descent: guarantees 1, 2, 3, 5, 6 and 7, cycles, Jacobi steps and bad input.
 
 A small noisy autoencoder, x ~ decoder(tanh(encoder(x)) + noise); the oracle is stock
 optax in float64.
@@ -338,7 +338,7 @@ def test_guarantee_7_ephemeral_state_is_reset_at_each_visit(params, batches, key
 
     @jax.jit
     def by_sweep(params):
-        return descent.sweep(descent.init(params), batches[:4], keys[:4], order)[0]
+        return descent.cycle(descent.init(params), batches[:4], keys[:4], order)[0]
 
     expected = by_hand(params)
     for run in (by_visits, by_sweep):
@@ -364,7 +364,7 @@ def test_a_sweep_is_steps_in_turn(shared, params, batches, keys):
     @jax.jit
     def swept(params):
         data = (batches[0], keys[0]) if shared else (batches[:3], keys[:3])
-        return descent.sweep(descent.init(params), *data, order)
+        return descent.cycle(descent.init(params), *data, order)
 
     assert_close(swept(params), in_turn(params))
 
@@ -377,7 +377,7 @@ def test_a_sweep_takes_keys_of_the_old_kind_or_none(params, batches):
     state, old = descent.init(params), jax.random.PRNGKey(0)
     for batch, key in ((batches[0], old), (batches[:2], jnp.stack([old, old])),
                        (batches[0], None)):
-        _, infos = jax.eval_shape(lambda: descent.sweep(state, batch, key, NAMES))
+        _, infos = jax.eval_shape(lambda: descent.cycle(state, batch, key, NAMES))
         assert infos.loss.shape == (2,)
 
 
@@ -490,17 +490,17 @@ def without_aux(params, batch, key):
     (ValueError, "unknown block 'critic'; blocks are 'encoder', 'decoder'", {},
      lambda d, s, b, k: d.step(s, b[0], k[0], 'critic')),
     (ValueError, "unknown block 'critic'", {},
-     lambda d, s, b, k: d.sweep(s, b[0], k[0], ('encoder', 'critic'))),
+     lambda d, s, b, k: d.cycle(s, b[0], k[0], ('encoder', 'critic'))),
     (ValueError, 'block index 2 is out of range', {},
      lambda d, s, b, k: d.step(s, b[0], k[0], 2)),
     (ValueError, 'block index -1 is out of range', {},
      lambda d, s, b, k: d.visit(s, b, k, np.int64(-1))),
-    (ValueError, 'the order of a sweep is empty', {},
-     lambda d, s, b, k: d.sweep(s, b[0], k[0], ())),
+    (ValueError, 'the order of a cycle is empty', {},
+     lambda d, s, b, k: d.cycle(s, b[0], k[0], ())),
     (ValueError, '2 updates, and leading axes of its minibatches and keys are [(2,), '
-     '(4,)]', {}, lambda d, s, b, k: d.sweep(s, b[0], k[:2], NAMES)),
+     '(4,)]', {}, lambda d, s, b, k: d.cycle(s, b[0], k[:2], NAMES)),
     (ValueError, '2 updates, and leading axes of its minibatches and keys are [(8,)]',
-     {}, lambda d, s, b, k: d.sweep(s, b, k, NAMES)),
+     {}, lambda d, s, b, k: d.cycle(s, b, k, NAMES)),
     (ValueError, "loss of block 'encoder' has shape (4,)", {'loss': non_scalar},
      lambda d, s, b, k: d.step(s, b[0], k[0], 'encoder')),
     (ValueError, "loss of block 'encoder' has shape (4,)", {'loss': non_scalar},

@@ -41,16 +41,16 @@ def test_steps_cost_their_matrix_products(told):
     assert products(encoder.step) == pytest.approx(4, abs=0.25)
     assert products(decoder.step) == pytest.approx(3, abs=0.25)
     # The decoder meets the encoder's output again; the encoder meets nothing again.
-    assert products(decoder.again) == pytest.approx(2, abs=0.25)
-    assert encoder.again.flops == pytest.approx(encoder.step.flops, rel=0.03)
+    assert products(decoder.repeat_step) == pytest.approx(2, abs=0.25)
+    assert encoder.repeat_step.flops == pytest.approx(encoder.step.flops, rel=0.03)
     assert encoder.step.bytes > 4 * 256 * 256
 
 
 def test_a_sweep_shares_and_is_measured_against_a_joint_step(told):
     assert products(told.joint) == pytest.approx(5, abs=0.25)
-    assert products(told.sweep) == pytest.approx(6, abs=0.4)
-    assert told.apart == sum(row.step.flops for row in told.blocks)
-    assert told.break_even == told.sweep.flops / told.joint.flops
+    assert products(told.cycle) == pytest.approx(6, abs=0.4)
+    assert told.unshared_flops == sum(row.step.flops for row in told.blocks)
+    assert told.break_even == told.cycle.flops / told.joint.flops
 
 
 def test_state_is_what_a_descent_carries(told):
@@ -63,13 +63,13 @@ def test_state_is_what_a_descent_carries(told):
 def test_a_long_visit_is_counted_step_by_step():
     visit = cdgm.explain(descent(), PARAMS, BATCH, ('decoder',) * 10)
     _, decoder = visit.blocks
-    assert visit.sweep.flops == pytest.approx(
-        decoder.step.flops + 9 * decoder.again.flops, rel=1e-6)
+    assert visit.cycle.flops == pytest.approx(
+        decoder.step.flops + 9 * decoder.repeat_step.flops, rel=1e-6)
 
 
 def test_the_text_is_a_table(told):
     head, *rows, order, shared = str(told).splitlines()
-    assert [row.split()[0] for row in rows] == [*NAMES, 'joint', 'sweep']
+    assert [row.split()[0] for row in rows] == [*NAMES, 'joint', 'cycle']
     assert len({len(row.rstrip()) <= len(head) for row in rows}) == 1
     assert f'costs {told.break_even:.2f} joint steps' in order
     assert '(decoder, encoder)' in order and shared.startswith('Sharing')

@@ -66,7 +66,7 @@ def test_the_library_stays_a_library(name):
     assert 'flax' not in tops or name.startswith('cdgm.models')
 
 
-@pytest.mark.parametrize('name', [n for n in FILES if n != 'cdgm.explain'])
+@pytest.mark.parametrize('name', [n for n in FILES if n != 'cdgm._explain'])
 def test_nobody_in_the_library_calls_jit(name):
     """The caller does, once, at the outside. Doctests, which are callers, may.
 

@@ -37,14 +37,14 @@ def memory(function, state):
 
 
 @pytest.mark.parametrize('ephemeral', [False, True])
-@pytest.mark.parametrize('kind', ['named', 'visit', 'sweep'])
+@pytest.mark.parametrize('kind', ['named', 'visit', 'cycle'])
 def test_a_donated_state_is_updated_in_place(ephemeral, kind):
     steps = descent(ephemeral)
     state = jax.eval_shape(steps.init, PARAMS)
     program = {
         'named': lambda *data: steps.step(*data, 'layer1'),
         'visit': lambda *data: steps.visit(*data, 'layer1', steps=5),
-        'sweep': lambda *data: steps.sweep(*data, NAMES[::-1])}[kind]
+        'cycle': lambda *data: steps.cycle(*data, NAMES[::-1])}[kind]
     used = memory(program, state)
     assert used.alias_size_in_bytes == size(state)
     # A second copy of the parameters would be 8 leaves.

@@ -11,8 +11,8 @@ from jax import lax
 
 import cdgm
 from cdgm import losses, models
-from cdgm.explain import program_cost
-from cdgm.reuse import hoisted
+from cdgm._explain import program_cost
+from cdgm.reuse import hoist_invariants
 
 SIZE, STEPS = 12, 3
 
@@ -135,7 +135,7 @@ def test_a_sweep_on_one_minibatch_is_its_steps_one_by_one(problem, order, key):
         plain = state
         for name in order:
             plain, _ = descent.step(plain, batch, key, name)
-        return plain, descent.sweep(state, batch, key, order)[0]
+        return plain, descent.cycle(state, batch, key, order)[0]
 
     assert_equal(*both(state))
 
@@ -148,10 +148,10 @@ def test_only_what_depends_on_the_arguments_is_left():
         return jnp.sum(y[0] @ y[1] + 1.0), jnp.exp(weights)
 
     x = jnp.ones(SIZE)
-    left = primitives(hoisted(loss, x), x)
+    left = primitives(hoist_invariants(loss, x), x)
     assert 'cos' in left and 'sin' not in left and 'exp' not in left
     assert left.count('dot_general') == 1
-    assert_equal(hoisted(loss, x)(x), loss(x))
+    assert_equal(hoist_invariants(loss, x)(x), loss(x))
 
 
 def test_a_result_larger_than_its_parts_is_not_kept():
@@ -161,9 +161,9 @@ def test_a_result_larger_than_its_parts_is_not_kept():
         return jnp.sum(x + jnp.broadcast_to(bias, (100, 3)) + jnp.zeros((100, 3)))
 
     x = jnp.ones((100, 3))
-    closed = jax.make_jaxpr(hoisted(loss, x))(x)
+    closed = jax.make_jaxpr(hoist_invariants(loss, x))(x)
     assert all(np.size(const) <= 3 for const in closed.consts)
-    assert_equal(hoisted(loss, x)(x), loss(x))
+    assert_equal(hoist_invariants(loss, x)(x), loss(x))
 
 
 def test_an_effect_stays_where_it_is(capsys):
@@ -171,7 +171,7 @@ def test_an_effect_stays_where_it_is(capsys):
         jax.debug.print('seen')
         return x
 
-    again = hoisted(loss, 1.0)
+    again = hoist_invariants(loss, 1.0)
     assert capsys.readouterr().out == ''
     for _ in range(2):
         jax.block_until_ready(again(1.0))
@@ -187,13 +187,13 @@ def test_derivative_rules_survive():
     double_gradient.defvjp(lambda x, scale: (x * scale, scale),
                            lambda scale, g: (2 * g * scale, None))
     scale = jnp.array(3.0)
-    loss = hoisted(lambda x: double_gradient(x, jnp.sin(scale)), 1.0)
+    loss = hoist_invariants(lambda x: double_gradient(x, jnp.sin(scale)), 1.0)
     assert float(jax.grad(loss)(1.0)) == pytest.approx(2 * np.sin(3.0))
 
 
 def test_another_number_of_arguments_is_an_error():
     with pytest.raises(ValueError):
-        hoisted(lambda x: x, 1.0)(1.0, 2.0)
+        hoist_invariants(lambda x: x, 1.0)(1.0, 2.0)
 
 
 def dense_chain(length, size, batch):

@@ -7,8 +7,9 @@ import optax
 import pytest
 
 import cdgm
-from cdgm import Block, Move, block_descent
-from cdgm.explain import program_cost
+from cdgm import Block, block_descent
+from cdgm._explain import program_cost
+from cdgm.moves import Move
 
 NAMES = tuple('abcd')
 CLIP = 0.05
@@ -105,7 +106,7 @@ def test_riders_move_along_at_each_step_of_a_visit(params, batch, key):
     def runs(start):
         return (descent.visit(start, batches, keys, 'b'),
                 descent.visit(start, batch, key, 1, steps=3),
-                descent.sweep(start, batches, keys, 'bbb'))
+                descent.cycle(start, batches, keys, 'bbb'))
 
     for state, infos in runs(start):
         assert_close((state.params, infos.grad_norm[-1]), (params, norm))
@@ -198,7 +199,7 @@ def test_a_rider_costs_one_product(i, first):
         assert visit == pytest.approx(i + 3 * (LENGTH - i) - 1, rel=0.005)
 
 
-MOVE = cdgm.exact_minimisation()
+MOVE = cdgm.moves.exact_minimisation()
 
 
 @pytest.mark.parametrize('words, changed', [

@@ -60,16 +60,16 @@ def test_sequence_may_visit_a_block_twice():
 
 
 def test_shuffled_gives_every_order_as_often_and_each_block_its_visits_in_one_go():
-    sweeps, visits = 3000, (2, 1, 0, 1)
+    cycles, visits = 3000, (2, 1, 0, 1)
     schedule = schedules.shuffled(visits, KEY)
-    drawn = blocks_of(schedule, sweeps * schedule.period).reshape(sweeps, -1)
+    drawn = blocks_of(schedule, cycles * schedule.period).reshape(cycles, -1)
     for block, steps in enumerate(visits):
         assert (np.sum(drawn == block, axis=1) == steps).all()
-    orders = [tuple(block for block, _ in itertools.groupby(sweep)) for sweep in drawn]
+    orders = [tuple(block for block, _ in itertools.groupby(cycle)) for cycle in drawn]
     p = 1 / 6
     for order in itertools.permutations((0, 1, 3)):
-        error = math.sqrt(p * (1 - p) / sweeps)
-        assert abs(orders.count(order) / sweeps - p) <= 4 * error
+        error = math.sqrt(p * (1 - p) / cycles)
+        assert abs(orders.count(order) / cycles - p) <= 4 * error
     assert all(len(order) == 3 for order in orders)
 
 

@@ -183,9 +183,9 @@ def test_a_rule_may_compute_in_another_width():
 
 @pytest.mark.parametrize('error, words, write', [
     (ValueError, 'written for 3 blocks, and there are 2: ', dict(visits=(1, 1, 1))),
-    (ValueError, "the labels name blocks ['a', 'b'], and there are rules for ['a']",
+    (ValueError, "the labels name blocks ['a', 'b'], and there are txs for ['a']",
      dict(rules={'a': optax.sgd(0.1)})),
-    (ValueError, "and there are rules for ['a', 'b', 'c']",
+    (ValueError, "and there are txs for ['a', 'b', 'c']",
      dict(rules=dict.fromkeys('abc', optax.sgd(0.1)))),
     (ValueError, "without a label are 'b'; labels without a leaf are 'c'",
      dict(labels={'a': 'a', 'c': 'b'})),

@@ -3,6 +3,10 @@
 A count-based order is a `Schedule`; a rule carries a state, and `cdgm.drive` runs both.
 """
 
+from cdgm.selection._drive import SelectedDescent as SelectedDescent
+from cdgm.selection._drive import SelectedDescentState as SelectedDescentState
+from cdgm.selection._drive import block_grad_norms as block_grad_norms
+from cdgm.selection._drive import drive as drive
 from cdgm.selection.aggressive import AggressiveState as AggressiveState
 from cdgm.selection.aggressive import aggressive as aggressive
 from cdgm.selection.bandit import BanditState as BanditState
@@ -13,6 +17,6 @@ from cdgm.selection.importance import ImportanceState as ImportanceState
 from cdgm.selection.importance import importance as importance
 from cdgm.selection.plateau import PlateauState as PlateauState
 from cdgm.selection.plateau import plateau as plateau
-from cdgm.selection.rule import Rule as Rule
-from cdgm.selection.rule import Seen as Seen
+from cdgm.selection.rule import SelectionRule as SelectionRule
+from cdgm.selection.rule import StepStats as StepStats
 from cdgm.selection.rule import from_schedule as from_schedule

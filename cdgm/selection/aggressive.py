@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from cdgm.schedules import Schedule, sequence
-from cdgm.selection.rule import Rule, check_at_least, check_block
+from cdgm.selection.rule import SelectionRule, check_at_least, check_block
 
 
 class AggressiveState(NamedTuple):
@@ -49,7 +49,7 @@ class AggressiveState(NamedTuple):
 
 def aggressive(num_blocks: int, inner: int, outer: int, *, window: int = 10,
                max_inner: int = 99, patience: int = 1,
-               then: Schedule | None = None) -> Rule:
+               then: Schedule | None = None) -> SelectionRule:
     """Take many inner steps for one outer step, while that helps.
 
     Args:
@@ -121,7 +121,7 @@ def aggressive(num_blocks: int, inner: int, outer: int, *, window: int = 10,
         outside = state._replace(steps=state.steps + 1)
         return _where(state.active, inside, outside)
 
-    return Rule(init, select, observe, num_blocks)
+    return SelectionRule(init, select, observe, num_blocks)
 
 
 def _where(condition, yes, no):

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdgm.selection import estimates
-from cdgm.selection.rule import Rule, check_at_least
+from cdgm.selection.rule import SelectionRule, check_at_least
 from cdgm.selection.sampling import check_floor, draw
 
 
@@ -38,7 +38,7 @@ class BanditState(NamedTuple):
 
 
 def bandit(costs: Sequence[float], key: jax.Array, *, floor: float = 0.05,
-           decay: float = 0.9, refresh: int = 1) -> Rule:
+           decay: float = 0.9, refresh: int = 1) -> SelectionRule:
     """Choose the block whose steps gained most per unit cost.
 
     A block without a measurement counts as the best. Gains are of each block's own
@@ -77,4 +77,4 @@ def bandit(costs: Sequence[float], key: jax.Array, *, floor: float = 0.05,
                                   gain, decay)
         return BanditState(state.steps + 1, gains)
 
-    return Rule(init, select, observe, each.size)
+    return SelectionRule(init, select, observe, each.size)

@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 
 from cdgm.selection import estimates
-from cdgm.selection.rule import Rule, check_at_least
+from cdgm.selection.rule import SelectionRule, check_at_least
 
 
 class GaussSouthwellState(NamedTuple):
@@ -45,7 +45,7 @@ class GaussSouthwellState(NamedTuple):
 def gauss_southwell(
         num_blocks: int, *, refresh: int,
         lipschitz: Sequence[float] | Literal['estimated'] | None = None,
-        decay: float = 0.9) -> Rule:
+        decay: float = 0.9) -> SelectionRule:
     """Choose the block with the largest gradient.
 
     Gradients of blocks with different losses are compared as they are. Ties go to the
@@ -92,7 +92,7 @@ def gauss_southwell(
         norms = state.norms.at[seen.block].set(seen.grad_norm)
         return GaussSouthwellState(state.steps + 1, norms, constants)
 
-    return Rule(init, select, observe, num_blocks)
+    return SelectionRule(init, select, observe, num_blocks)
 
 
 def _constants(lipschitz, num_blocks: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cdgm.selection import estimates
-from cdgm.selection.rule import Rule, check_at_least
+from cdgm.selection.rule import SelectionRule, check_at_least
 from cdgm.selection.sampling import check_floor, draw
 
 
@@ -35,7 +35,7 @@ class ImportanceState(NamedTuple):
 
 
 def importance(num_blocks: int, key: jax.Array, *, power: float = 1.0,
-               refresh: int = 10, decay: float = 0.9, floor: float = 0.0) -> Rule:
+               refresh: int = 10, decay: float = 0.9, floor: float = 0.0) -> SelectionRule:
     """Draw blocks with probability proportional to a power of their constants.
 
     A block without an estimate counts as an average one.
@@ -66,4 +66,4 @@ def importance(num_blocks: int, key: jax.Array, *, power: float = 1.0,
                                       state.steps % refresh == 0, seen.secant, decay)
         return ImportanceState(state.steps + 1, lipschitz)
 
-    return Rule(init, select, observe, num_blocks)
+    return SelectionRule(init, select, observe, num_blocks)

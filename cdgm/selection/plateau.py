@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cdgm.selection.rule import Rule, check_at_least
+from cdgm.selection.rule import SelectionRule, check_at_least
 
 
 class PlateauState(NamedTuple):
@@ -35,7 +35,7 @@ class PlateauState(NamedTuple):
 
 
 def plateau(num_blocks: int, *, patience: int, threshold: float = 0.0,
-            max_steps: int | None = None) -> Rule:
+            max_steps: int | None = None) -> SelectionRule:
     """Go round the blocks, leaving each when its loss stops improving.
 
     Args:
@@ -73,4 +73,4 @@ def plateau(num_blocks: int, *, patience: int, threshold: float = 0.0,
         go = arrive((state.block + 1) % num_blocks)
         return jax.tree.map(lambda new, old: jnp.where(leave, new, old), go, stay)
 
-    return Rule(init, select, observe, num_blocks)
+    return SelectionRule(init, select, observe, num_blocks)

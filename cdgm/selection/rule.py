@@ -4,7 +4,7 @@
     state = observe(state, seen)                 after it
 
 The state is a pytree of plain arrays. It can be scanned, vmapped and saved through
-NumPy, and a rule resumes from it exactly, in the middle of a sweep too. Randomness is
+NumPy, and a rule resumes from it exactly, in the middle of a cycle too. Randomness is
 `fold_in(key, steps)` with a key that the rule closes over, as a schedule's is.
 
 Some statistics cost a pass through the model, so they come as functions. A rule calls
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from cdgm.schedules import Schedule
 
 
-class Seen(NamedTuple):
+class StepStats(NamedTuple):
     """What a rule sees of a step; with a seeds axis the mean over the finite seeds.
 
     Attributes:
@@ -47,7 +47,7 @@ class Seen(NamedTuple):
     secant: Callable[[], jax.Array]
 
 
-class Rule(NamedTuple):
+class SelectionRule(NamedTuple):
     """A stateful choice of block.
 
     Attributes:
@@ -55,17 +55,17 @@ class Rule(NamedTuple):
       select: (state, grad_norms) -> (int32[] block index, state). `grad_norms` is a
         function () -> float[B], the 2-norms of all blocks' gradients where the step
         starts; it costs one full gradient.
-      observe: (state, Seen) -> state.
+      observe: (state, StepStats) -> state.
       num_blocks: how many blocks it chooses among.
     """
 
     init: Callable[[], Any]
     select: Callable[[Any, Callable[[], jax.Array]], tuple[jax.Array, Any]]
-    observe: Callable[[Any, Seen], Any]
+    observe: Callable[[Any, StepStats], Any]
     num_blocks: int
 
 
-def from_schedule(schedule: Schedule) -> Rule:
+def from_schedule(schedule: Schedule) -> SelectionRule:
     """Take a schedule for the rule that it is; its state is int32[], steps taken.
 
     >>> from cdgm import cyclic
@@ -83,7 +83,7 @@ def from_schedule(schedule: Schedule) -> Rule:
     def observe(state, seen):
         return state + 1
 
-    return Rule(init, select, observe, schedule.num_blocks)
+    return SelectionRule(init, select, observe, schedule.num_blocks)
 
 
 def check_at_least(name: str, value: int | float, least: int | float) -> None:

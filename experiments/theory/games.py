@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 import cdgm
-from cdgm.dynamics import consensus, extragradient, stability_limit
+from cdgm.games import consensus, extragradient, stability_limit
 from experiments.theory.rows import Row
 from experiments.theory.spectra import (
     eigenvalues, jacobian, radius, settled, threshold)
@@ -36,7 +36,7 @@ def in_turn(*visits: int):
     """Each block in order, a number of updates each."""
     def dynamic(descent):
         order = [name for name, k in zip(descent.blocks, visits) for _ in range(k)]
-        return partial(descent.sweep, order=tuple(order))
+        return partial(descent.cycle, order=tuple(order))
 
     return dynamic
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import cdgm
-from cdgm.exact import exact_minimisation
+from cdgm.moves.exact import exact_minimisation
 from experiments.theory.rows import Row
 
 KEY = jax.random.key(0)  # for losses that draw nothing
@@ -64,7 +64,7 @@ def autoencoder(sweeps: int):
     @jax.jit
     def run(state, points):
         def body(state, _):
-            after, infos = descent.sweep(state, points, KEY, ('encoder', 'decoder'))
+            after, infos = descent.cycle(state, points, KEY, ('encoder', 'decoder'))
             return after, (infos.loss[0], state.params['decoder'])
         return jax.lax.scan(body, state, length=sweeps)[1]
 
@@ -116,7 +116,7 @@ def neg_elbo(params, batch, key):
     return distortion + rate, None
 
 
-def log_det_minimisation(weight) -> cdgm.Move:
+def log_det_minimisation(weight) -> cdgm.moves.Move:
     """Minimise, over a matrix or a scalar X, tr(R X)/2 - weight/2 log det X exactly.
 
     With G the gradient at X, R = 2 G + weight X'^-1, and the minimum is at weight R^-1.
@@ -131,9 +131,9 @@ def log_det_minimisation(weight) -> cdgm.Move:
             return (weight * jnp.linalg.inv(linear)).reshape(shape)
 
         moved = jax.tree.map(minimum, active, grads)
-        return moved, state, cdgm.Evaluation(loss, aux, jnp.zeros(()))
+        return moved, state, cdgm.moves.Evaluation(loss, aux, jnp.zeros(()))
 
-    return cdgm.Move(lambda active: (), apply)
+    return cdgm.moves.Move(lambda active: (), apply)
 
 
 PPCA = cdgm.block_descent({

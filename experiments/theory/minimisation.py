@@ -16,9 +16,9 @@ import numpy as np
 import optax
 
 import cdgm
-from cdgm.coordinates import coordinate_move
-from cdgm.drive import drive
-from cdgm.exact import exact_minimisation
+from cdgm.moves.coordinate import coordinate_move
+from cdgm.selection._drive import drive
+from cdgm.moves.exact import exact_minimisation
 from cdgm.selection import gauss_southwell
 from experiments.theory.rows import Row
 from experiments.theory.spectra import jacobian, radius

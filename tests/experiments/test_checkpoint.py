@@ -27,7 +27,7 @@ from experiments.training import Pace, Trainer
 SWEEPS, EVALUATIONS = 12, 3
 
 
-class Seen(NamedTuple):
+class StepStats(NamedTuple):
     """What a loss was given."""
 
     noise: jax.Array
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 def loss(params, batch, key):
     noise = jax.random.normal(key)
     error = jnp.tanh(batch @ params['a']) @ params['b'] - noise
-    return jnp.mean(jnp.square(error)), Seen(noise)
+    return jnp.mean(jnp.square(error)), StepStats(noise)
 
 
 def study(choice=None):

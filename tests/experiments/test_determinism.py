@@ -82,7 +82,7 @@ def vae(dtype):
     params = jax.tree.map(lambda leaf: leaf.astype(dtype),
                           model.init(jax.random.key(0)))
     images = jax.random.uniform(jax.random.key(1), (32, 8, 8, 1), dtype)
-    sweep = functools.partial(descent.sweep, order=('decoder', 'encoder'))
+    sweep = functools.partial(descent.cycle, order=('decoder', 'encoder'))
     return descent.init(params), lambda state, key: sweep(state, images, key)[0]
 
 

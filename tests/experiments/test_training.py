@@ -28,7 +28,7 @@ MINIBATCHES = IMAGES // BATCH
 RATE = 0.1
 
 
-class Seen(NamedTuple):
+class StepStats(NamedTuple):
     """What a loss was given: how often each image, and a draw from its key."""
 
     images: jax.Array
@@ -38,7 +38,7 @@ class Seen(NamedTuple):
 def loss(params, batch, key):
     noise = jax.random.normal(key)
     error = jnp.tanh(batch @ params['a']) @ params['b'] - noise
-    return jnp.mean(jnp.square(error)), Seen(jnp.sum(jnp.abs(batch), axis=0), noise)
+    return jnp.mean(jnp.square(error)), StepStats(jnp.sum(jnp.abs(batch), axis=0), noise)
 
 
 def init(key):
@@ -178,7 +178,7 @@ def test_a_sweep_draws_once_or_for_every_update(trained):
     for row in trained['shared'][1][1:]:
         assert row['aux']['a'] == row['aux']['b']
     for row in trained['fresh'][1][1:]:
-        for name in Seen._fields:
+        for name in StepStats._fields:
             assert row['aux']['a'][name] != row['aux']['b'][name]
 
 
@@ -257,7 +257,7 @@ def test_flops_of_repeated_visits_and_of_probes_are_added_up(cheap_compilation):
 
 def test_stops_where_a_loss_is_not_finite(tmp_path, cheap_compilation):
     def climbing(params, batch, key):
-        return -jnp.sum(params['a']), Seen(jnp.zeros(()), jnp.zeros(()))
+        return -jnp.sum(params['a']), StepStats(jnp.zeros(()), jnp.zeros(()))
 
     def failing(params, batch, key):
         loss, aux = climbing(params, batch, key)
@@ -283,7 +283,7 @@ def test_stops_where_a_loss_is_not_finite(tmp_path, cheap_compilation):
 def test_stops_where_only_the_last_update_is_not_finite(tmp_path, cheap_compilation):
     def flat(params, batch, key):
         # The loss is finite where its slope is not.
-        return jnp.sqrt(jnp.sum(params['a'])), Seen(jnp.zeros(()), jnp.zeros(()))
+        return jnp.sqrt(jnp.sum(params['a'])), StepStats(jnp.zeros(()), jnp.zeros(()))
 
     study = STUDY._replace(
         init=lambda key: {'a': jnp.zeros(1)}, prepare=lambda images, key: images,

@@ -11,7 +11,7 @@ import pytest
 
 import cdgm
 from cdgm import selection
-from cdgm.selection import Seen
+from cdgm.selection import StepStats
 
 BLOCKS = 3
 COSTS = (1.0, 2.0, 4.0)
@@ -38,7 +38,7 @@ def recorded(seed, steps, num_blocks=BLOCKS):
 def step(rule, state, world):
     """Take one step in a world: (state, index)."""
     index, state = rule.select(state, lambda: world.norms)
-    seen = Seen(index, world.losses[index], world.norms[index], world.signals,
+    seen = StepStats(index, world.losses[index], world.norms[index], world.signals,
                 lambda: world.decreases[index], lambda: world.secants[index])
     return rule.observe(state, seen), index
 

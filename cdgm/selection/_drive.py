@@ -27,10 +27,10 @@ from cdgm import blocks as trees
 from cdgm.blocks import Params
 from cdgm.descent import Descent, DescentState, StepInfo
 from cdgm.schedules import Schedule, check_num_blocks
-from cdgm.selection.rule import Rule, Seen, from_schedule
+from cdgm.selection.rule import SelectionRule, StepStats, from_schedule
 
 
-class DrivenState(NamedTuple):
+class SelectedDescentState(NamedTuple):
     """What a driven descent carries, and what a checkpoint holds.
 
     Attributes:
@@ -42,28 +42,28 @@ class DrivenState(NamedTuple):
     rule: Any
 
 
-class Driven(NamedTuple):
+class SelectedDescent(NamedTuple):
     """The pure functions that `drive` returns.
 
     Attributes:
-      init: params -> DrivenState.
+      init: params -> SelectedDescentState.
       step: (state, batch, key, signal=None, **extra) -> (state, StepInfo). `signal` is
         for rules that watch held-out data (larger is better), float[] or float[S]; NaN
         or `None` where there is none. The rule hears it after this step. `extra` goes
         to the block's own rule, the same for all seeds.
     """
 
-    init: Callable[[Params], DrivenState]
-    step: Callable[..., tuple[DrivenState, StepInfo]]
+    init: Callable[[Params], SelectedDescentState]
+    step: Callable[..., tuple[SelectedDescentState, StepInfo]]
 
 
-def drive(descent: Descent, rule: Rule | Schedule, *, seeds: bool = False,
-          batch_axis: int | None = None) -> Driven:
+def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = False,
+          batch_axis: int | None = None) -> SelectedDescent:
     """Let a rule or a schedule choose the block of every step.
 
     Args:
       descent: what `block_descent` returns.
-      rule: a `Rule`, or a `Schedule`, which is one.
+      rule: a `SelectionRule`, or a `Schedule`, which is one.
       seeds: whether params and keys have a leading axis of seeds.
       batch_axis: axis of the seeds in the minibatches; `None` if all seeds share them.
 
@@ -96,7 +96,7 @@ def drive(descent: Descent, rule: Rule | Schedule, *, seeds: bool = False,
         return jnp.mean(values, 0, where=jnp.isfinite(values)) if seeds else values
 
     def init(params):
-        return DrivenState(mapped(descent.init, 0)(params), rule.init())
+        return SelectedDescentState(mapped(descent.init, 0)(params), rule.init())
 
     def step(state, batch, key, signal=None, **extra):
         def descend(state, batch, key, block):
@@ -120,13 +120,13 @@ def drive(descent: Descent, rule: Rule | Schedule, *, seeds: bool = False,
             return shared(mapped(function, 0, 0, batch_axis, 0, None)(
                 start, after.params, batch, key, block))
 
-        seen = Seen(block, shared(info.loss), shared(info.grad_norm),
+        seen = StepStats(block, shared(info.loss), shared(info.grad_norm),
                     _mean_signal(signal),
                     decrease=lambda: probe(decrease, info.loss),
                     secant=lambda: probe(secant, before.params))
-        return DrivenState(after, rule.observe(rule_state, seen)), info
+        return SelectedDescentState(after, rule.observe(rule_state, seen)), info
 
-    return Driven(init, step)
+    return SelectedDescent(init, step)
 
 
 def block_grad_norms(descent: Descent, params: Params, batch, key) -> jax.Array:
@@ -156,8 +156,8 @@ def block_grad_norms(descent: Descent, params: Params, batch, key) -> jax.Array:
 
 
 def _check(rule, names) -> None:
-    if not isinstance(rule, Rule):
-        raise TypeError(f'the rule is a {type(rule).__name__}; give a Rule or a '
+    if not isinstance(rule, SelectionRule):
+        raise TypeError(f'the rule is a {type(rule).__name__}; give a SelectionRule or a '
                         'Schedule.')
     check_num_blocks(rule, names)
 

@@ -3,8 +3,8 @@
 With v(w) = (dL_1/dw_1, ..., dL_B/dw_B), the gradient field of the game, and step h:
 
     simultaneous       w+ = w - h v(w)                       descent.simultaneous
-    alternating, k : 1 one block after another               descent.sweep(..., order)
-    two time scales    a step h_b for each block             the blocks' rules
+    alternating, k : 1 one block after another               descent.cycle(..., order)
+    two time scales    a step h_b for each block             the blocks' txs
     optimistic         w+ = w - h (2 v(w) - v(w before))     optax.optimistic_gradient_
                                                              descent(h)
     negative momentum  w+ = w - h m, m = v(w) + beta m       optax.sgd(h, momentum=beta)
@@ -12,9 +12,9 @@ With v(w) = (dL_1/dw_1, ..., dL_B/dw_B), the gradient field of the game, and ste
     consensus          w+ = w - h (v(w) + gamma J(w)' v(w))  `consensus(descent, gamma)`
 
 with J the Jacobian of v, so that J' v is the gradient of |v|^2 / 2. The first three are
-ways to call a `Descent`. Optimism and momentum are memories of a rule, which optax has:
-`optax.chain(optax.scale_by_optimistic_gradient(), rule)` makes any rule optimistic. The
-last two are here, over a `Descent` with any rule or move; like it they call no `jit`.
+ways to call a `Descent`. Optimism and momentum are memories of a tx, which optax has:
+`optax.chain(optax.scale_by_optimistic_gradient(), tx)` makes any tx optimistic. The
+last two are here, over a `Descent` with any tx or move; like it they call no `jit`.
 
 Sources  Korpelevich 1976; Mescheder et al. 2017 (arXiv:1705.10461) eq. 11 (consensus);
          Gidel et al. 2019 (arXiv:1802.10551) algorithm 1, (arXiv:1807.04740) theorem 6
@@ -42,12 +42,12 @@ def extragradient(descent: Descent) -> GameStep:
     """Step from where the blocks are along the gradient at where they would be next.
 
     The point ahead is that of a simultaneous step with the same minibatch and key; the
-    state that the rules had there is dropped, so their counts and moments see one
+    state that the txs had there is dropped, so their counts and moments see one
     gradient a step. A move that is no gradient step is handed its objective with the
     origin shifted to the point ahead.
 
     Args:
-      descent: its rules are taken as they are.
+      descent: its txs are taken as they are.
 
     Returns:
       A step: (state, batch, key) -> (state, StepInfo[B]). Losses, auxiliaries and
@@ -87,7 +87,7 @@ def consensus(descent: Descent, strength) -> GameStep:
     Every block's loss gains strength / 2 * |v|^2, whose gradient is strength * J' v.
 
     Args:
-      descent: its rules are taken as they are.
+      descent: its txs are taken as they are.
       strength: gamma >= 0, may be traced.
 
     Returns:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cdgm import Block, block_descent
-from cdgm.exact import check_quadratic, exact_minimisation
+from cdgm.moves.exact import check_quadratic, exact_minimisation
 
 SOLVERS = {'dense': exact_minimisation(), 'iterated': exact_minimisation(dense_up_to=0)}
 
@@ -115,7 +115,7 @@ def test_one_step_identity(solver, key):
 
 
 def test_two_blocks_contract_by_c_squared_and_by_c(key):
-    """Gauss-Seidel by c^2 a sweep, Jacobi by c; c = |P^-1/2 B Q^-1/2|."""
+    """Gauss-Seidel by c^2 a cycle, Jacobi by c; c = |P^-1/2 B Q^-1/2|."""
     rng = np.random.default_rng(3)
     matrix = positive_matrix(rng, 6)
     p, b, q = matrix[:2, :2], matrix[:2, 2:], matrix[2:, 2:]
@@ -135,13 +135,13 @@ def test_two_blocks_contract_by_c_squared_and_by_c(key):
         return (norms[-1] / norms[-3]) ** 0.5  # two steps: Jacobi's errors alternate
 
     np.testing.assert_allclose(
-        rate(lambda s: descent.sweep(s, None, key, ('a', 'b'))[0], 40), c ** 2, 1e-9)
+        rate(lambda s: descent.cycle(s, None, key, ('a', 'b'))[0], 40), c ** 2, 1e-9)
     np.testing.assert_allclose(
         rate(lambda s: descent.simultaneous(s, None, key)[0], 80), c, 1e-9)
 
 
 def test_a_linear_autoencoder_is_subspace_iteration(key):
-    """span(W) <- S span(W) each sweep, S the covariance."""
+    """span(W) <- S span(W) each cycle, S the covariance."""
     rng = np.random.default_rng(4)
     x = rng.standard_normal((40, 6)) * np.array([3, 2.5, 1.5, 1, 0.7, 0.4])
 
@@ -154,10 +154,10 @@ def test_a_linear_autoencoder_is_subspace_iteration(key):
                              'decoder': Block('decoder', loss, rule)})
     start = rng.standard_normal((2, 6))
     state = descent.init({'encoder': jnp.zeros((6, 2)), 'decoder': jnp.asarray(start)})
-    sweep = jax.jit(lambda s: descent.sweep(s, x, key, ('encoder', 'decoder')))
+    cycle = jax.jit(lambda s: descent.cycle(s, x, key, ('encoder', 'decoder')))
     basis = np.linalg.qr(start.T)[0]
     for _ in range(8):
-        state, infos = sweep(state)
+        state, infos = cycle(state)
         basis = np.linalg.qr(x.T @ (x @ basis))[0]
         mine = np.linalg.qr(np.asarray(state.params['decoder']).T)[0]
         np.testing.assert_allclose(mine @ mine.T, basis @ basis.T, atol=1e-10)

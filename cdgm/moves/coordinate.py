@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cdgm.moves import Evaluation, Move
-from cdgm.proximal import Prox
+from cdgm.gradient_move import Evaluation, Move
+from cdgm.moves.proximal import Prox
 from cdgm.schedules import Schedule
 
 
@@ -51,7 +51,7 @@ def coordinate_move(lipschitz, prox: Prox | None = None,
     Args:
       lipschitz: float[] or float[N], bounds L_i of the second derivative of the loss
         along each entry. May be traced. An entry with L_i = 0 does not move.
-      prox: a map of `cdgm.proximal`, the penalty or constraint of every entry. The loss
+      prox: a map of `cdgm.moves.proximal`, the penalty or constraint of every entry. The loss
         that the step reports is the smooth one, without the penalty.
       entries: a schedule over the N entries, by the block's own count. Permute, do not
         cycle: a fixed order can be slower by N^2 / (4 pi^2), see `cdgm.schedules`.

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from cdgm import Block, block_descent
-from cdgm.dynamics import (
+from cdgm.games import (
     check_step_size, consensus, extragradient, stability_limit)
 
 STEP = 0.3

@@ -8,8 +8,8 @@ from scipy.optimize import lsq_linear
 from sklearn.linear_model import ElasticNet, Lasso
 
 from cdgm import Block, block_descent, shuffled
-from cdgm.coordinates import coordinate_lipschitz, coordinate_move
-from cdgm.proximal import box, elastic_net, soft_threshold
+from cdgm.moves.coordinate import coordinate_lipschitz, coordinate_move
+from cdgm.moves.proximal import box, elastic_net, soft_threshold
 
 
 def least_squares(w, batch, key):

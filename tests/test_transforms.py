@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import cdgm
-from cdgm import Block, block_descent, policies
+from cdgm import Block, block_descent, transforms
 
 NAMES = ('x', 'y')
 ORDER = (0, 0, 1, 1, 1, 0, 1, 0, 0)
@@ -89,13 +89,13 @@ def test_kept_state_waits_where_it_was():
 @pytest.mark.parametrize('rho', [0.0, 0.5, 1.0])
 def test_state_decays_by_the_steps_away(rho):
     assert_follows(
-        policies.decay_while_away(optax.sgd(0.05, momentum=0.9), rho),
+        transforms.decay_stale_state(optax.sgd(0.05, momentum=0.9), rho),
         lambda x, g, memory, away: momentum(x, g, memory, rho ** away))
 
 
 def test_only_moments_decay():
     """Adam's two moments, but neither its count nor an injected learning rate."""
-    rule = policies.decay_while_away(
+    rule = transforms.decay_stale_state(
         optax.inject_hyperparams(optax.adam)(learning_rate=0.1), 0.5)
 
     def step(x, g, memory, away):
@@ -109,7 +109,7 @@ def test_only_moments_decay():
 
 def test_an_initial_state_is_not_stale():
     """Adagrad starts from an accumulator of 0.1, however late its first visit."""
-    rule = policies.decay_while_away(optax.adagrad(0.1), 0.5)
+    rule = transforms.decay_stale_state(optax.adagrad(0.1), 0.5)
 
     def step(x, g, memory, away):
         v = memory['v'] = 0.5 ** away * memory.get('v', 0.1) + g ** 2
@@ -119,7 +119,7 @@ def test_an_initial_state_is_not_stale():
 
 
 def test_decay_counts_the_steps_of_visits_and_of_simultaneous_steps(key):
-    rule = policies.decay_while_away(optax.sgd(0.05, momentum=0.9), 0.5)
+    rule = transforms.decay_stale_state(optax.sgd(0.05, momentum=0.9), 0.5)
     descent = block_descent({name: Block(name, quadratic, rule) for name in NAMES})
     keys = jax.random.split(key, 3)
 
@@ -169,13 +169,13 @@ def secant(x, g, memory, growth=2.0, initial=0.05):
 
 
 def test_secant_steps_are_one_over_the_curvature():
-    rule = optax.chain(policies.scale_by_secant(0.05), optax.scale(-0.5))
+    rule = optax.chain(transforms.scale_by_secant(0.05), optax.scale(-0.5))
     assert_follows(rule, lambda x, g, memory, away: x - 0.5 * secant(x, g, memory) * g)
 
 
 def test_a_secant_is_the_curvature_of_a_sphere():
     """f = 2 |x|^2, so 1 / L = 1/4 at once, and the second step lands on the optimum."""
-    tx = optax.chain(policies.scale_by_secant(0.2), optax.scale(-1.0))
+    tx = optax.chain(transforms.scale_by_secant(0.2), optax.scale(-1.0))
     x = jnp.asarray([1.0, -3.0])
     state = tx.init(x)
     for _ in range(2):
@@ -196,7 +196,7 @@ def test_a_secant_is_the_curvature_of_a_sphere():
     (1e6 + 1, 1.01, 1e-8),  # it may shrink at once
 ])
 def test_the_guard_of_the_secant(grads, params, step):
-    tx = policies.scale_by_secant(0.1, max_growth=3.0)
+    tx = transforms.scale_by_secant(0.1, max_growth=3.0)
     _, state = tx.update(jnp.ones(1), tx.init(jnp.ones(1)), jnp.ones(1))
     updates, state = tx.update(jnp.full(1, grads), state, jnp.full(1, params))
     np.testing.assert_allclose(state.step, step, 1e-9)
@@ -204,7 +204,7 @@ def test_the_guard_of_the_secant(grads, params, step):
 
 
 def test_a_secant_step_recovers_after_a_gradient_that_is_not_a_number():
-    tx = policies.scale_by_secant(0.1)
+    tx = transforms.scale_by_secant(0.1)
     state = tx.init(jnp.ones(1))
     for grads, params in ((1.0, 1.0), (np.nan, 0.9), (0.8, 0.8), (0.4, 0.6)):
         _, state = tx.update(jnp.full(1, grads), state, jnp.full(1, params))
@@ -213,7 +213,7 @@ def test_a_secant_step_recovers_after_a_gradient_that_is_not_a_number():
 
 def test_secants_keep_the_dtypes_of_mixed_leaves():
     params = {'x': jnp.ones(2, jnp.bfloat16), 'y': jnp.ones(2, jnp.float32)}
-    tx = policies.scale_by_secant(0.1)
+    tx = transforms.scale_by_secant(0.1)
     updates, state = tx.update(params, tx.init(params), params)
     again, after = tx.update(updates, state, params)
     for one, other in ((updates, params), (again, params), (after, state)):
@@ -222,7 +222,7 @@ def test_secants_keep_the_dtypes_of_mixed_leaves():
 
 
 def test_averages_are_of_the_active_block_and_its_own_steps():
-    rule = optax.chain(optax.sgd(0.05), policies.average_params(0.8))
+    rule = optax.chain(optax.sgd(0.05), transforms.average_params(0.8))
     means = START.copy()
 
     path = by_loop(lambda x, g, memory, away: x - 0.05 * g)
@@ -232,18 +232,18 @@ def test_averages_are_of_the_active_block_and_its_own_steps():
 
     descended_path, state = descended(rule)
     np.testing.assert_allclose(descended_path, path, 1e-12)
-    average = policies.averaged(state.params, state.opt_state)
+    average = transforms.averaged(state.params, state.opt_state)
     np.testing.assert_allclose(np.concatenate([average['x'], average['y']]), means,
                                1e-12)
 
 
 def test_a_block_without_an_average_gives_its_parameters():
-    averaging = optax.chain(optax.sgd(0.1), policies.average_params(0.5))
+    averaging = optax.chain(optax.sgd(0.1), transforms.average_params(0.5))
     descent = block_descent({'x': Block('x', quadratic, averaging),
                              'y': Block('y', quadratic, optax.sgd(0.1))})
     state, _ = descent.simultaneous(descent.init({
         'x': jnp.asarray(START[:2], jnp.bfloat16), 'y': START[2:]}), None, None)
-    average = policies.averaged(state.params, state.opt_state)
+    average = transforms.averaged(state.params, state.opt_state)
     np.testing.assert_array_equal(average['y'], state.params['y'])
     assert state.opt_state['x'][1].average['x'].dtype == jnp.float32
     assert average['x'].dtype == jnp.bfloat16
@@ -251,12 +251,12 @@ def test_a_block_without_an_average_gives_its_parameters():
 
 
 @pytest.mark.parametrize('act, words', [
-    (lambda: policies.scale_by_secant(0.1, max_growth=0.5), 'max_growth is 0.5'),
-    (lambda: policies.averaged({'x': START}, {'x': optax.sgd(0.1).init(START)}),
+    (lambda: transforms.scale_by_secant(0.1, max_growth=0.5), 'max_growth is 0.5'),
+    (lambda: transforms.averaged({'x': START}, {'x': optax.sgd(0.1).init(START)}),
      'no block keeps an average'),
-    (lambda: policies.average_params(0.5).update(START, None),
+    (lambda: transforms.average_params(0.5).update(START, None),
      'average_params needs the parameters'),
-    (lambda: policies.scale_by_secant(0.5).update(START, None),
+    (lambda: transforms.scale_by_secant(0.5).update(START, None),
      'scale_by_secant needs the parameters'),
 ])
 def test_errors_say_what_to_do(act, words):

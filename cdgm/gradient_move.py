@@ -53,13 +53,13 @@ def gradient_move(tx: optax.GradientTransformation) -> Move:
 
     def apply(objective, active, state, **extra):
         (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(active)
-        moved, state = follow(tx, objective, active, state, loss, grads, **extra)
+        moved, state = apply_gradient(tx, objective, active, state, loss, grads, **extra)
         return moved, state, Evaluation(loss, aux, optax.tree.norm(grads))
 
     return Move(tx.init, apply)
 
 
-def follow(tx: optax.GradientTransformationExtraArgs, objective: Objective, active,
+def apply_gradient(tx: optax.GradientTransformationExtraArgs, objective: Objective, active,
            state, loss, grads, **extra) -> tuple[Any, Any]:
     """Follow a gradient that is known: (active params, state of the transformation)."""
     updates, state = tx.update(grads, state, active, value=loss, grad=grads,
@@ -67,6 +67,6 @@ def follow(tx: optax.GradientTransformationExtraArgs, objective: Objective, acti
     return optax.apply_updates(active, updates), state
 
 
-def as_move(rule: optax.GradientTransformation | Move) -> Move:
+def as_move(tx: optax.GradientTransformation | Move) -> Move:
     """Take an optax transformation for the move that it defines."""
-    return rule if isinstance(rule, Move) else gradient_move(rule)
+    return tx if isinstance(tx, Move) else gradient_move(tx)

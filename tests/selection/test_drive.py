@@ -13,7 +13,7 @@ import pytest
 
 import cdgm
 from cdgm import selection
-from cdgm.drive import block_grad_norms, drive
+from cdgm.selection._drive import block_grad_norms, drive
 
 KEY = jax.random.key(5)
 RNG = np.random.default_rng(8)
@@ -387,5 +387,5 @@ def test_bad_drivers():
         drive(descent, cdgm.cyclic((1, 1)))
     with pytest.raises(ValueError, match='for 4 blocks, and there are 3'):
         drive(descent, selection.bandit((1, 1, 1, 1), KEY))
-    with pytest.raises(TypeError, match='the rule is a function; give a Rule'):
+    with pytest.raises(TypeError, match='the rule is a function; give a SelectionRule'):
         drive(descent, lambda count: count % 3)

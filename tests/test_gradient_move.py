@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cdgm import Block, Evaluation, Move, block_descent, gradient_move
-from cdgm.moves import as_move
+from cdgm import Block, block_descent
+from cdgm.gradient_move import as_move
+from cdgm.moves import Evaluation, Move, gradient_move
 
 
 def objective(x):

@@ -1,6 +1,6 @@
-"""Explain: what a step of each block costs, and what a sweep must achieve to pay.
+"""Explain: what a step of each block costs, and what a cycle must achieve to pay.
 
-    progress of a sweep / progress of a joint step  >  FLOPs(sweep) / FLOPs(joint step)
+    progress of a cycle / progress of a joint step  >  FLOPs(cycle) / FLOPs(joint step)
 
 is when descending block by block wins; the right side is the break-even ratio. Costs
 are XLA's own count in the compiled programs, after it has dropped what nobody uses and
@@ -46,13 +46,13 @@ class BlockCost(NamedTuple):
     Attributes:
       name: the block's.
       step: Cost of one step.
-      again: Cost of each further step of a visit on the same minibatch and key.
-      state_bytes: of its rule's state in what a descent carries; 0 if ephemeral.
+      repeat_step: Cost of each further step of a visit on the same minibatch and key.
+      state_bytes: of its tx's state in what a descent carries; 0 if ephemeral.
     """
 
     name: str
     step: Cost
-    again: Cost
+    repeat_step: Cost
     state_bytes: int
 
 
@@ -61,23 +61,23 @@ class Explanation(NamedTuple):
 
     Attributes:
       blocks: a BlockCost for each block.
-      order: block names, one an update of the sweep.
-      sweep: Cost of the sweep on one minibatch with one key.
-      apart: FLOPs of the same updates as programs of their own.
+      order: block names, one an update of the cycle.
+      cycle: Cost of the cycle on one minibatch with one key.
+      unshared_flops: FLOPs of the same updates as programs of their own.
       joint: Cost of moving all blocks from the same point, each by its own loss; with
         one loss it is an ordinary training step.
     """
 
     blocks: tuple[BlockCost, ...]
     order: tuple[str, ...]
-    sweep: Cost
-    apart: float
+    cycle: Cost
+    unshared_flops: float
     joint: Cost
 
     @property
     def break_even(self) -> float:
-        """Joint steps that cost what the sweep costs."""
-        return self.sweep.flops / self.joint.flops
+        """Joint steps that cost what the cycle costs."""
+        return self.cycle.flops / self.joint.flops
 
     def __str__(self) -> str:
         return _table(self)
@@ -91,7 +91,7 @@ def explain(descent: Descent, params: Params, batch: Any,
       descent: what `block_descent` returns.
       params: the whole tree; arrays, or `jax.ShapeDtypeStruct` in their place.
       batch: one minibatch, likewise.
-      order: the blocks of a sweep, one an update.
+      order: the blocks of a cycle, one an update.
 
     Raises:
       ValueError: the order is empty or names a block that is not there.
@@ -109,7 +109,7 @@ def explain(descent: Descent, params: Params, batch: Any,
     """
     names = tuple(trees.block_name(block, tuple(descent.blocks)) for block in order)
     if not names:
-        raise ValueError('the order of the sweep is empty; name the blocks to visit.')
+        raise ValueError('the order of the cycle is empty; name the blocks to visit.')
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(descent.init, params)
 
@@ -129,12 +129,12 @@ def explain(descent: Descent, params: Params, batch: Any,
             for x in jax.tree.leaves(state.opt_state.get(name))))
     # A long visit is counted from two of its steps.
     runs = _runs(names)
-    sweep = cost(*(name for name, length in runs for _ in range(min(length, 2))))
+    cycle = cost(*(name for name, length in runs for _ in range(min(length, 2))))
     for name, length in runs:
-        sweep = _plus(sweep, rows[name].again, max(length - 2, 0))
+        cycle = _plus(cycle, rows[name].repeat_step, max(length - 2, 0))
     apart = sum(rows[name].step.flops for name in names)
     joint = program_cost(descent.simultaneous, state, batch, key)
-    return Explanation(tuple(rows.values()), names, sweep, apart, joint)
+    return Explanation(tuple(rows.values()), names, cycle, apart, joint)
 
 
 def program_cost(function: Callable, *arguments: Any) -> Cost:
@@ -169,12 +169,12 @@ def _table(told: Explanation) -> str:
             f'{"again of joint":>14}  {"state MB":>8}')
     order = ', '.join(f'{name}*{length}' if length > 1 else name
                       for name, length in _runs(told.order))
-    rows = [line(row.name, row.step, f'{row.again.flops / told.joint.flops:.3f}',
+    rows = [line(row.name, row.step, f'{row.repeat_step.flops / told.joint.flops:.3f}',
                  f'{row.state_bytes / 1e6:.3g}') for row in told.blocks]
     return '\n'.join([
-        head, *rows, line('joint', told.joint), line('sweep', told.sweep),
-        f'A sweep ({order}) on one minibatch costs '
+        head, *rows, line('joint', told.joint), line('cycle', told.cycle),
+        f'A cycle ({order}) on one minibatch costs '
         f'{told.break_even:.2f} joint steps, and must make at least so much of their '
         'progress to pay.',
-        f'Sharing within the sweep saves {1 - told.sweep.flops / told.apart:.0%} of '
-        f'{told.apart / told.joint.flops:.2f}.'])
+        f'Sharing within the cycle saves {1 - told.cycle.flops / told.unshared_flops:.0%} of '
+        f'{told.unshared_flops / told.joint.flops:.2f}.'])

@@ -1,19 +1,19 @@
-"""Step policies: what a block's rule remembers, how far it steps, what it averages.
+"""Step policies: what a block's tx remembers, how far it steps, what it averages.
 
     kept         s                        the default: nobody touches it meanwhile
     reset        s <- init(x)             each visit: `cdgm.Block(..., ephemeral=True)`
-    decayed      s <- rho^away s          `decay_while_away`
+    decayed      s <- rho^away s          `decay_stale_state`
     fixed step   x <- x - a u             `optax.sgd(a)`
     scheduled    x <- x - a(n) u          `optax.sgd(schedule)`
     secant step  x <- x - u / L           `scale_by_secant`, L = |dg| / |dx|
     clipped, weights decayed              `optax.clip_by_global_norm`, `optax.adamw`
     averaged     m <- d m + (1 - d) x     `average_params`, read by `averaged`
 
-Policies are optax transformations, so they chain with any other; and since a rule sees
+Policies are optax transformations, so they chain with any other; and since a tx sees
 the leaves of its block only, so does its policy, in `cdgm.block_descent` and in
-`cdgm.coordinate_descent` alike. What a rule counts is the block's own steps.
+`cdgm.coordinate_descent` alike. What a tx counts is the block's own steps.
 
-Legend   x the block's leaves, g their gradient, u an update, s the state of a rule,
+Legend   x the block's leaves, g their gradient, u an update, s the state of a tx,
          n its own steps, away the steps of the descent since its last.
 Sources  Reset: Luo, Yu & Li 2024 (BAdam, arXiv:2404.02827). Secants with a bound on
          growth: Malitsky & Mishchenko 2020 (arXiv:1910.09529).
@@ -30,10 +30,10 @@ from cdgm.blocks import Params, merge
 
 
 class AwayState(NamedTuple):
-    """What `decay_while_away` carries.
+    """What `decay_stale_state` carries.
 
     Attributes:
-      inner_state: of the rule.
+      inner_state: of the tx.
       last: int32[], steps the descent had taken after the block's last; -1 before it.
       count: int32[], steps the descent has taken, which only it can tell.
     """
@@ -43,23 +43,23 @@ class AwayState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
-def decay_while_away(tx: optax.GradientTransformation,
+def decay_stale_state(tx: optax.GradientTransformation,
                      rho) -> optax.GradientTransformationExtraArgs:
-    """Let a rule forget while other blocks move: its moments shrink by rho a step.
+    """Let a tx forget while other blocks move: its moments shrink by rho a step.
 
     Between keeping the state (rho = 1) and forgetting it (rho = 0, which unlike a reset
     keeps the count of a bias correction). A block that moves at every step loses
-    nothing. Only what the rule keeps of each parameter decays, such as moments; counts
+    nothing. Only what the tx keeps of each parameter decays, such as moments; counts
     and injected hyperparameters do not. What must not decay, such as
     `average_params`, is chained outside.
 
     Args:
-      tx: the rule.
+      tx: the tx.
       rho: floating[], 0 <= rho <= 1, may be traced.
 
     >>> from cdgm import Block
-    >>> rule = decay_while_away(optax.adam(1e-3), rho=0.9)
-    >>> block = Block('encoder', lambda params, batch, key: (0.0, None), rule)
+    >>> tx = decay_stale_state(optax.adam(1e-3), rho=0.9)
+    >>> block = Block('encoder', lambda params, batch, key: (0.0, None), tx)
     """
     tx = optax.with_extra_args_support(tx)
 
@@ -78,8 +78,8 @@ def decay_while_away(tx: optax.GradientTransformation,
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def told_count(state: Any, count) -> Any:
-    """Tell every `decay_while_away` in the state of a rule the steps of the descent.
+def sync_global_count(state: Any, count) -> Any:
+    """Tell every `decay_stale_state` in the state of a tx the steps of the descent.
 
     Both faces do so when a block's turn comes. An extra argument of `update` would not
     do: optax's line searches refuse those that they do not know.
@@ -133,7 +133,7 @@ def scale_by_secant(initial_step, max_growth: float = 2.0
     Raises:
       ValueError: `max_growth` is less than one.
 
-    >>> rule = optax.chain(scale_by_secant(1e-3), optax.scale(-0.5))
+    >>> tx = optax.chain(scale_by_secant(1e-3), optax.scale(-0.5))
     """
     if not max_growth >= 1:
         raise ValueError(f'max_growth is {max_growth}; a step may grow by a factor '
@@ -183,7 +183,7 @@ def average_params(decay) -> optax.GradientTransformationExtraArgs:
     Returns:
       A transformation; its `update` needs `params`.
 
-    >>> rule = optax.chain(optax.adam(1e-3), average_params(0.99))
+    >>> tx = optax.chain(optax.adam(1e-3), average_params(0.99))
     """
     def wide(x):
         return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
@@ -217,7 +217,7 @@ def averaged(params: Params, opt_state: Any) -> Params:
       opt_state: `DescentState.opt_state`, or the state of `cdgm.coordinate_descent`.
 
     Returns:
-      The parameters, in their own dtypes, averaged where a block's rule has
+      The parameters, in their own dtypes, averaged where a block's tx has
       `average_params` and as they are elsewhere.
 
     Raises:
@@ -229,7 +229,7 @@ def averaged(params: Params, opt_state: Any) -> Params:
     states = filter(is_average, jax.tree.leaves(opt_state, is_leaf=is_average))
     averages = [state.average for state in states]
     if not averages:
-        raise ValueError('no block keeps an average; end the rule of one with '
+        raise ValueError('no block keeps an average; end the tx of one with '
                          'average_params, and do not make the block ephemeral.')
     whole = reduce(lambda rest, average: merge(average, rest), averages, params)
     return jax.tree.map(lambda m, x: jnp.asarray(m, x.dtype), whole, params)

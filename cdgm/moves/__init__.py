@@ -1,0 +1,12 @@
+"""Moves: how a block goes from one point to the next, given its objective."""
+
+from cdgm.moves.coordinate import coordinate_lipschitz as coordinate_lipschitz
+from cdgm.moves.coordinate import coordinate_move as coordinate_move
+from cdgm.moves.exact import check_quadratic as check_quadratic
+from cdgm.moves.exact import exact_minimisation as exact_minimisation
+from cdgm.gradient_move import Evaluation as Evaluation
+from cdgm.gradient_move import Move as Move
+from cdgm.gradient_move import gradient_move as gradient_move
+from cdgm.moves.proximal import box as box
+from cdgm.moves.proximal import elastic_net as elastic_net
+from cdgm.moves.proximal import soft_threshold as soft_threshold
