@@ -5,13 +5,17 @@
 #   ./launch.sh SWEEP ...    run what is left of experiments/sweeps/SWEEP.toml, or of a
 #                            file SWEEP.toml, and write its report; with status, retry,
 #                            report, --dry_run or --help what they say
-#   ./launch.sh MODULE ...   python -m experiments.MODULE ..., as in ./launch.sh vae
+#   ./launch.sh NAME ...     an experiment of experiments/README.md, as in
+#                            ./launch.sh vae; or FILE.py, one of your own
+#   ./launch.sh rerun RUN    repeat a run and say whether every bit is the same
+#   ./launch.sh compare RUN ...   runs at equal cycles and at equal FLOPs
 #   ./launch.sh test [...]   lint, types and tests; arguments go to pytest
 #   ./launch.sh bench [...]  every benchmark, side by side with PyTorch and others
 #
-# PYTHON=... chooses the interpreter (3.11 or later).
+# Folders are taken from where the caller is. PYTHON=... chooses the interpreter (3.11 or
+# later).
 set -euo pipefail
-cd "$(dirname "$0")"
+root=$(cd "$(dirname "$0")" && pwd)
 
 find_python() {
   for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
@@ -23,22 +27,30 @@ python3.11}; install one, or name it with PYTHON=..." >&2
   return 2
 }
 
+python=$root/.venv/bin/python
+
+# experiment MODULE ...: run a module of the experiments from where the caller is.
+experiment() {
+  PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$python" -P -m "experiments.$1" "${@:2}"
+}
+
 # set_up EXTRA: install the package with an extra, unless that is done already.
 set_up() {
-  local python minor constraints stamp
+  local found minor constraints stamp
   # pip comes last: without it, making .venv was interrupted.
-  if [ ! -x .venv/bin/pip ]; then
-    python=$(find_python)
-    "$python" -m venv .venv
+  if [ ! -x "$root/.venv/bin/pip" ]; then
+    found=$(find_python)
+    "$found" -m venv "$root/.venv"
   fi
-  minor=$(.venv/bin/python -c 'import sys; print(sys.version_info.minor)')
+  minor=$("$python" -c 'import sys; print(sys.version_info.minor)')
   # jax 0.12 wants Python 3.12; each line of jax has its own set of versions.
-  constraints=constraints-py$(( minor > 11 ? 312 : 311 )).txt
-  stamp=.venv/installed-$1-$(cat setup.cfg pyproject.toml "$constraints" | cksum | tr ' ' -)
+  constraints=$root/constraints-py$(( minor > 11 ? 312 : 311 )).txt
+  stamp=$root/.venv/installed-$1-$(
+    cat "$root/setup.cfg" "$root/pyproject.toml" "$constraints" | cksum | tr ' ' -)
   [ -e "$stamp" ] && return
   echo "Installing cdgm[$1] into .venv, once (1 to 3 minutes) …" >&2
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --constraint "$constraints" --editable ".[$1]" >&2
+  "$python" -m pip install --quiet --disable-pip-version-check \
+    --constraint "$constraints" --editable "$root[$1]" >&2
   touch "$stamp"
 }
 
@@ -55,28 +67,39 @@ case "$1" in
   test)
     shift
     set_up test
-    .venv/bin/python -m flake8
-    .venv/bin/python -m mypy
-    exec .venv/bin/python -m pytest "$@" ;;
+    cd "$root"
+    "$python" -m flake8
+    "$python" -m mypy
+    exec "$python" -m pytest "$@" ;;
   bench)
     shift
     set_up bench
-    exec .venv/bin/python -m benchmarks "$@" ;;
+    cd "$root"
+    exec "$python" -m benchmarks "$@" ;;
   -h | --help | help)
-    sed -n '2,13s/^# \{0,1\}//p' "$0" ;;
+    sed -n '2,18s/^# \{0,1\}//p' "$0" ;;
   *.toml)
-    # Named from where the caller is.
-    [[ -e $1 ]] || set -- "$OLDPWD/$1" "${@:2}"
     set_up_for "$@"
-    exec .venv/bin/python -m experiments.runner "$@" ;;
+    experiment harness.sweep "$@" ;;
+  *.py)
+    set_up_for "$@"
+    PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} exec "$python" -P "$@" ;;
+  rerun)
+    set_up_for "$@"
+    experiment harness.rerun "${@:2}" ;;
+  compare)
+    set_up_for "$@"
+    experiment harness.report.compare "${@:2}" ;;
   *)
-    if [ -e "experiments/sweeps/$1.toml" ]; then
-      set -- runner "$@"
-    elif ! grep -qs "__name__ == '__main__'" "experiments/$1.py" "experiments/$1/__main__.py"
+    if [ -e "$root/experiments/sweeps/$1.toml" ]; then
+      set_up_for "$@"
+      experiment harness.sweep "$@"
+    elif ! grep -qs "__name__ == '__main__'" \
+      "$root/experiments/$1.py" "$root/experiments/$1/__main__.py"
     then
       echo "error: there is no sweep and no experiment '$1'; see ./launch.sh --help" >&2
       exit 2
     fi
     set_up_for "$@"
-    exec .venv/bin/python -m "experiments.$1" "${@:2}" ;;
+    experiment "$@" ;;
 esac

@@ -1,10 +1,10 @@
-"""A cycle of 24 short trials against a process for each of its command lines.
+"""A sweep of 24 short trials against a process for each of its command lines.
 
     python -m benchmarks.trials [--quick]
 
-The small VAE (64-32-8, batch 128, 200 cycles) in 3 orders at 2 learning rates with 4
+The small VAE (64-32-8, batch 128, 200 sweeps) in 3 orders at 2 learning rates with 4
 seeds: 3 compiled programs. All ways have as many processes at a time as there are
-cores. A cycle's time includes its report. A process each is measured twice: with
+cores. A sweep's time includes its report. A process each is measured twice: with
 nothing kept between processes, as where a launcher starts any program, and with the
 cache of compiled programs that the experiments have by default. Caches are empty at the
 start.
@@ -21,9 +21,9 @@ from pathlib import Path
 
 from benchmarks import measure
 from benchmarks.measure import Bar
-from experiments import attempts
-from experiments.run_folder import cores
-from experiments.runner import cycle as cycles
+from experiments.harness.runs import status_log
+from experiments.harness.runs.run_folder import cores
+from experiments.harness.sweep import spec as sweeps
 
 TOML = '''
 title = 'Trials'
@@ -53,9 +53,9 @@ def run_all(commands: Iterable[list[str]], cache: Path | None) -> float:
     return time.perf_counter() - began
 
 
-def digests(folder: Path, trials: Iterable[cycles.Trial]) -> list[dict[str, str]]:
+def digests(folder: Path, trials: Iterable[sweeps.Trial]) -> list[dict[str, str]]:
     """What the trials of a folder have computed."""
-    return [attempts.read_manifest(folder / trial.folder)['digests']
+    return [status_log.read_manifest(folder / trial.folder)['digests']
             for trial in trials]
 
 
@@ -67,11 +67,11 @@ def main() -> None:
         path = folder / 'trials.toml'
         path.write_text(TOML)
         override = ['cycles=2'] if args.quick else []
-        trials = cycles.read(path, override).trials
+        trials = sweeps.read(path, override).trials
         swept = run_all([[
-            'experiments.runner', str(path), f'--out_dir={folder / "cycle"}',
+            'experiments.harness.sweep', str(path), f'--out_dir={folder / "sweep"}',
             f'--workers={WORKERS}', *(f'--set={word}' for word in override)]],
-            folder / 'programs of the cycle')
+            folder / 'programs of the sweep')
 
         def each(name: str, cache: Path | None) -> float:
             return run_all([
@@ -81,18 +81,18 @@ def main() -> None:
 
         alone = each('alone', None)
         cached = each('cached', folder / 'programs of each')
-        identical = (digests(folder / 'cycle', trials)
+        identical = (digests(folder / 'sweep', trials)
                      == digests(folder / 'alone', trials)
                      == digests(folder / 'cached', trials))
     measure.finish('trials', {'trials': [{
         'program': f'{len(trials)} trials, {WORKERS} processes at a time',
-        'cycle, s': swept, 'a process each, s': alone, 'cached, s': cached,
+        'sweep, s': swept, 'a process each, s': alone, 'cached, s': cached,
         'identical': identical}]},
-        [Bar('a cycle against a process each (at most 1/5)', swept / alone, 0.2),
+        [Bar('a sweep against a process each (at most 1/5)', swept / alone, 0.2),
          Bar('against a process each with a cache of programs', swept / cached, 0.2)],
         args)
     if not identical:
-        sys.exit('error: a trial of the cycle has other digests than alone.')
+        sys.exit('error: a trial of the sweep has other digests than alone.')
 
 
 if __name__ == '__main__':

@@ -29,9 +29,10 @@ from absl import flags
 from PIL import Image
 
 import cdgm
-from cdgm import dynamics, losses
+from cdgm import games, losses
 from cdgm.losses import critics, penalties
-from experiments import figures, launch
+from experiments.harness import cli
+from experiments.harness.report import figures
 
 
 class Setting(NamedTuple):
@@ -62,7 +63,7 @@ LOSSES = {
     'relativistic + R1': Setting(critics.relativistic, r1=0.3)}
 
 
-def sweep(order):
+def cycle(order):
     """The dynamic of updating the blocks in turn."""
     return lambda descent: partial(descent.cycle, order=order)
 
@@ -70,11 +71,11 @@ def sweep(order):
 G, D = ('generator',), ('discriminator',)
 DYNAMICS = {
     'simultaneous': lambda descent: descent.simultaneous,
-    'alternating': sweep(G + D),
-    '1:5': sweep(G + 5 * D),
-    '5:1': sweep(5 * G + D),
-    'extragradient': dynamics.extragradient,
-    'consensus': partial(dynamics.consensus, strength=1.)}
+    'alternating': cycle(G + D),
+    '1:5': cycle(G + 5 * D),
+    '5:1': cycle(5 * G + D),
+    'extragradient': games.extragradient,
+    'consensus': partial(games.consensus, strength=1.)}
 
 
 def game(setting: Setting, generator_rule: optax.GradientTransformation,
@@ -154,9 +155,9 @@ def check_step_size(step_size: float) -> None:
     like an alternating one on sqrt(k) times the interaction.
     """
     for slope in (0.5, 1.):
-        dynamics.check_step_size('alternating', step_size, math.sqrt(5) * slope)
-        dynamics.check_step_size('extragradient', step_size, slope)
-        dynamics.check_step_size('consensus', step_size, slope, strength=1.)
+        games.check_step_size('alternating', step_size, math.sqrt(5) * slope)
+        games.check_step_size('extragradient', step_size, slope)
+        games.check_step_size('consensus', step_size, slope, strength=1.)
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -247,4 +248,4 @@ def draw(file: Path, paths) -> None:
 
 
 if __name__ == '__main__':
-    launch.run(define_flags, main, __doc__)
+    cli.run(define_flags, main, __doc__)

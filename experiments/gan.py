@@ -23,8 +23,9 @@ from absl import flags
 import cdgm
 from cdgm import losses, metrics, models
 from cdgm.data import Dataset
-from experiments import figures, launch, settings, trials
-from experiments.study import Experiment, Study
+from experiments.harness import cli, execute, training_flags
+from experiments.harness.report import figures
+from experiments.harness.task import Experiment, Task
 
 BLOCKS = ('discriminator', 'generator')
 
@@ -34,7 +35,7 @@ _SAMPLES = 1000
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
-    settings.define_flags(values, order='discriminator,generator', learning_rate='2e-4',
+    training_flags.define_flags(values, order='discriminator,generator', learning_rate='2e-4',
                           batch_size=64, epochs=40, fresh_minibatches=True)
     own = {'flag_values': values}
     flags.DEFINE_enum('loss', 'non_saturating', sorted(losses.GAN_LOSSES),
@@ -60,11 +61,11 @@ def traced(values: flags.FlagValues) -> tuple[str, ...]:
 
 
 def hyper(values: flags.FlagValues) -> dict[str, Any]:
-    """What the study is given beside the seed."""
+    """What the task is given beside the seed."""
     return {'rates': _order(values).rates, **({'r1': values.r1} if values.r1 else {})}
 
 
-def study(values: flags.FlagValues, data: Dataset) -> Study:
+def task(values: flags.FlagValues, data: Dataset) -> Task:
     """The model, the losses of its players, and their blocks."""
     model = models.gan(data.train.images.shape[1:], values.latent, values.widths,
                        values.channels)
@@ -95,7 +96,7 @@ def study(values: flags.FlagValues, data: Dataset) -> Study:
     def draw(folder, params):
         figures.grid(folder / 'samples.png', generate(params, latent[:64]))
 
-    return Study(
+    return Task(
         init=model.init, descent=descent, order=_order(values),
         images=jnp.asarray(data.train.images), prepare=lambda images, key: images,
         evaluate=evaluate, draw=draw, batch_size=values.batch_size,
@@ -112,12 +113,12 @@ def penalised(loss: cdgm.LossFn, model: models.GAN, strength) -> cdgm.LossFn:
     return with_r1
 
 
-def _order(values: flags.FlagValues) -> settings.Order:
-    return settings.read_order(values, BLOCKS, whole=('simultaneous',))
+def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
+    return training_flags.read_order(values, BLOCKS, whole=('simultaneous',))
 
 
-EXPERIMENT = Experiment('gan', ('mmd2',), define_flags, traced, hyper, study)
-main = partial(trials.main, EXPERIMENT)
+EXPERIMENT = Experiment('gan', ('mmd2',), define_flags, traced, hyper, task)
+main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':
-    launch.run(define_flags, main, __doc__)
+    cli.run(define_flags, main, __doc__)

@@ -37,7 +37,7 @@ from sklearn.linear_model import ElasticNet, Lasso
 import cdgm
 from cdgm.moves.coordinate import coordinate_lipschitz, coordinate_move
 from cdgm.moves.proximal import elastic_net
-from experiments import launch
+from experiments.harness import cli
 
 
 class Problem(NamedTuple):
@@ -148,8 +148,8 @@ def solve(problem: Problem, seed: int = 0, tolerance: float = 1e-13,
 
 def _permutations(rng, entries, steps: int) -> jax.Array:
     """Fresh permutations of the entries one after another, cut at the last step."""
-    sweeps = -(-steps // entries.size)
-    orders = [rng.permutation(entries) for _ in range(sweeps)]
+    cycles = -(-steps // entries.size)
+    orders = [rng.permutation(entries) for _ in range(cycles)]
     return jnp.asarray(np.concatenate(orders)[:steps], jnp.int32)
 
 
@@ -243,4 +243,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == '__main__':
-    launch.run(define_flags, main, __doc__)
+    cli.run(define_flags, main, __doc__)

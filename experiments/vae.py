@@ -21,15 +21,16 @@ from absl import flags
 import cdgm
 from cdgm import losses, metrics, models
 from cdgm.data import Dataset, binarize
-from experiments import figures, launch, settings, trials
-from experiments.study import Experiment, Study
+from experiments.harness import cli, execute, training_flags
+from experiments.harness.report import figures
+from experiments.harness.task import Experiment, Task
 
 BLOCKS = ('encoder', 'decoder')
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
-    settings.define_flags(values, order='decoder,encoder', learning_rate='1e-3',
+    training_flags.define_flags(values, order='decoder,encoder', learning_rate='1e-3',
                           batch_size=128, epochs=100, fresh_minibatches=False)
     own = {'flag_values': values}
     flags.DEFINE_multi_integer('hidden', [128], 'Width of a hidden layer of encoder '
@@ -53,11 +54,11 @@ def traced(values: flags.FlagValues) -> tuple[str, ...]:
 
 
 def hyper(values: flags.FlagValues) -> dict[str, Any]:
-    """What the study is given beside the seed."""
+    """What the task is given beside the seed."""
     return {'rates': _order(values).rates, 'beta': values.beta, 'sigma': values.sigma}
 
 
-def study(values: flags.FlagValues, data: Dataset) -> Study:
+def task(values: flags.FlagValues, data: Dataset) -> Task:
     """The model, its loss, and its two blocks."""
     order = _order(values)
     model = models.vae(data.train.images.shape[1:], values.latent, values.hidden)
@@ -103,7 +104,7 @@ def study(values: flags.FlagValues, data: Dataset) -> Study:
         figures.grid(folder / 'samples.png', samples)
         figures.grid(folder / 'reconstructions.png', pairs)
 
-    return Study(
+    return Task(
         init=model.init, descent=descent, order=order,
         images=jnp.asarray(data.train.images),
         prepare=binarize if bernoulli else lambda images, key: images,
@@ -111,12 +112,12 @@ def study(values: flags.FlagValues, data: Dataset) -> Study:
         fresh=values.fresh_minibatches)
 
 
-def _order(values: flags.FlagValues) -> settings.Order:
-    return settings.read_order(values, BLOCKS)
+def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
+    return training_flags.read_order(values, BLOCKS)
 
 
-EXPERIMENT = Experiment('vae', ('neg_elbo',), define_flags, traced, hyper, study)
-main = partial(trials.main, EXPERIMENT)
+EXPERIMENT = Experiment('vae', ('neg_elbo',), define_flags, traced, hyper, task)
+main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':
-    launch.run(define_flags, main, __doc__)
+    cli.run(define_flags, main, __doc__)

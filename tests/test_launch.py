@@ -78,14 +78,14 @@ def test_arguments_reach_the_experiment(launch, tmp_path):
         assert launch(*arguments).returncode == 0
     assert launch('test', '-q', 'tests/test_launch.py').returncode == 0
     install, *runs = log.read_text().splitlines()
-    assert install.startswith('-m pip install') and install.endswith('.[experiments]')
-    assert '--constraint constraints-py312.txt' in install
+    assert install.startswith('-m pip install') and install.endswith('[experiments]')
+    assert f'--constraint {tmp_path}/constraints-py312.txt' in install
     assert runs[:5] == [
-        *['-m experiments.vae --order=decoder,encoder --seeds=3'] * 2,
-        '-m experiments.runner quickstart',
-        '-m experiments.runner smoke status --out_dir=x',
-        f'-m experiments.runner {tmp_path / "own.toml"}']
-    assert runs[5].endswith('.[experiments,slurm,tensorboard]')
-    assert runs[6] == '-m experiments.runner smoke --tensorboard --cluster=slurm'
-    assert runs[7].endswith('.[test]')
+        *['-P -m experiments.vae --order=decoder,encoder --seeds=3'] * 2,
+        '-P -m experiments.harness.sweep quickstart',
+        '-P -m experiments.harness.sweep smoke status --out_dir=x',
+        f'-P -m experiments.harness.sweep {tmp_path / "own.toml"}']
+    assert runs[5].endswith('[experiments,slurm,tensorboard]')
+    assert runs[6] == '-P -m experiments.harness.sweep smoke --tensorboard --cluster=slurm'
+    assert runs[7].endswith('[test]')
     assert runs[8:] == ['-m flake8', '-m mypy', '-m pytest -q tests/test_launch.py']

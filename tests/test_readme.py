@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import launch
-from experiments.runner import commands, sweep
+from experiments.harness import cli
+from experiments.harness.sweep import commands, spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -43,14 +43,14 @@ def test_command(command):
         module = 'smoke'
     given = [word for word in arguments if word.startswith('-') and word != '--help']
     if (ROOT / 'experiments' / 'sweeps' / f'{module}.toml').exists():
-        sweep.read(sweep.named(module), launch.parse(commands.define_flags, given).set)
+        spec.read(spec.named(module), cli.parse(commands.define_flags, given).set)
         assert {word for word in arguments if not word.startswith('-')} <= set(
             commands.COMMANDS)
         return
     experiment = importlib.import_module(
         'benchmarks' if module == 'bench' else f'experiments.{module}')
     if hasattr(experiment, 'define_flags'):
-        launch.parse(experiment.define_flags, given)
+        cli.parse(experiment.define_flags, given)
 
 
 def test_commands_are_found():

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from experiments import launch, theory
+from experiments import theory
+from experiments.harness import cli
 from experiments.theory import drawings
 from experiments.theory.rows import Row, holds, table, verdict
 
@@ -49,4 +50,4 @@ def write(folder: Path, rows: list[Row]) -> None:
 
 
 if __name__ == '__main__':
-    launch.run(define_flags, main, theory.__doc__)
+    cli.run(define_flags, main, theory.__doc__)

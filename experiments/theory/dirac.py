@@ -17,10 +17,9 @@ import numpy as np
 
 from experiments import dirac_gan
 from experiments.dirac_gan import LOSSES, Setting
-from experiments.theory.games import DYNAMICS, STRENGTH, Dynamic, in_turn
+from experiments.theory.games import DYNAMICS, Dynamic, STRENGTH, in_turn
 from experiments.theory.rows import Row
-from experiments.theory.spectra import (
-    eigenvalues, jacobian, radius, settled, threshold)
+from experiments.theory.spectra import eigenvalues, jacobian, radius, settled, threshold
 
 KEY = jax.random.key(0)  # what is drawn does not matter
 DATA = np.zeros((1, 1))  # the data are the point 0

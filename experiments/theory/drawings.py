@@ -8,7 +8,7 @@ import numpy as np
 
 import cdgm
 from cdgm.selection import gauss_southwell
-from experiments import figures
+from experiments.harness.report import figures
 from experiments.theory import dirac, games, minimisation
 
 STEP = 0.3

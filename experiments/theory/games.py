@@ -25,8 +25,7 @@ import optax
 import cdgm
 from cdgm.games import consensus, extragradient, stability_limit
 from experiments.theory.rows import Row
-from experiments.theory.spectra import (
-    eigenvalues, jacobian, radius, settled, threshold)
+from experiments.theory.spectra import eigenvalues, jacobian, radius, settled, threshold
 
 KEY = jax.random.key(0)  # for losses that draw nothing
 STRENGTH = 0.6  # gamma of consensus

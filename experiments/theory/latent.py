@@ -55,8 +55,8 @@ def reconstruction(params, batch, key):
 
 
 @cache
-def autoencoder(sweeps: int):
-    """(loss, W) before each sweep of exact encoder and decoder steps."""
+def autoencoder(cycles: int):
+    """(loss, W) before each cycle of exact encoder and decoder steps."""
     descent = cdgm.block_descent({
         name: cdgm.Block(name, reconstruction, exact_minimisation())
         for name in ('encoder', 'decoder')})
@@ -66,7 +66,7 @@ def autoencoder(sweeps: int):
         def body(state, _):
             after, infos = descent.cycle(state, points, KEY, ('encoder', 'decoder'))
             return after, (infos.loss[0], state.params['decoder'])
-        return jax.lax.scan(body, state, length=sweeps)[1]
+        return jax.lax.scan(body, state, length=cycles)[1]
 
     state = descent.init({'encoder': jnp.zeros((Q, D)), 'decoder': start()})
     return jax.tree.map(np.asarray, run(state, data()[0]))
@@ -92,7 +92,7 @@ def subspace_iteration():
 
 def subspace_rate():
     _, weights = autoencoder(12)
-    return Row('linear autoencoder: angle shrinks by l_{q+1}/l_q a sweep',
+    return Row('linear autoencoder: angle shrinks by l_{q+1}/l_q a cycle',
                SPECTRUM[Q] / SPECTRUM[Q - 1],
                _tangent(weights[11]) / _tangent(weights[10]), 'derived', tolerance=1e-6)
 

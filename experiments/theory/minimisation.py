@@ -17,9 +17,9 @@ import optax
 
 import cdgm
 from cdgm.moves.coordinate import coordinate_move
-from cdgm.selection._drive import drive
 from cdgm.moves.exact import exact_minimisation
 from cdgm.selection import gauss_southwell
+from cdgm.selection._drive import drive
 from experiments.theory.rows import Row
 from experiments.theory.spectra import jacobian, radius
 
@@ -187,21 +187,21 @@ def entries(schedule, matrix) -> cdgm.Descent:
     return cdgm.block_descent({'x': cdgm.Block('', value, move)})
 
 
-def scheduled_values(schedule, sweeps, matrix, x) -> np.ndarray:
-    """Follow f under a schedule of exact steps, before each sweep."""
-    return np.asarray(_scheduled(schedule, sweeps, matrix, jnp.asarray(x)))
+def scheduled_values(schedule, cycles, matrix, x) -> np.ndarray:
+    """Follow f under a schedule of exact steps, before each cycle."""
+    return np.asarray(_scheduled(schedule, cycles, matrix, jnp.asarray(x)))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _scheduled(schedule, sweeps, matrix, x):
+def _scheduled(schedule, cycles, matrix, x):
     descent = entries(schedule, matrix)
-    step = one_sweep(descent, matrix)
+    step = one_cycle(descent, matrix)
     return jax.lax.scan(
         lambda state, _: (step(state), value(state.params, matrix, KEY)[0]),
-        descent.init(x), length=sweeps)[1]
+        descent.init(x), length=cycles)[1]
 
 
-def one_sweep(descent, matrix):
+def one_cycle(descent, matrix):
     """State -> state after as many steps as there are entries."""
     size = len(matrix)
     batches = jnp.broadcast_to(matrix, (size, size, size))
@@ -212,16 +212,16 @@ def one_sweep(descent, matrix):
 @jax.jit
 def _cyclic_matrix(matrix):
     descent = entries(cdgm.cyclic((1,) * CYCLE), matrix)
-    return jacobian(one_sweep(descent, matrix), descent.init(jnp.zeros(CYCLE)))
+    return jacobian(one_cycle(descent, matrix), descent.init(jnp.zeros(CYCLE)))
 
 
 def cyclic_radius(c: float) -> float:
-    """Radius of a cyclic sweep of the Sun-Ye problem."""
+    """Radius of a cyclic cycle of the Sun-Ye problem."""
     return radius(_cyclic_matrix(sun_ye(CYCLE, c)))
 
 
 def sun_ye_spectrum():
-    # An eigenvector of the sweep has x_{i+1} = q x_i with l = q^n, and q solves
+    # An eigenvector of the cycle has x_{i+1} = q x_i with l = q^n, and q solves
     # q^n = (1 - c) q^(n-1) + c; the root q = 1 belongs to no eigenvector.
     c = 0.9
     roots = np.roots([1, -(1 - c), *[0] * (CYCLE - 2), -c])
@@ -231,7 +231,7 @@ def sun_ye_spectrum():
 
 
 def _slowdown() -> float:
-    """Rate of f of random choice over that of the cyclic order, per sweep, c -> 1."""
+    """Rate of f of random choice over that of the cyclic order, per cycle, c -> 1."""
     c = 1 - 1e-7
     return (1 - c) / (1 - cyclic_radius(c) ** 2)
 
@@ -250,7 +250,7 @@ def sun_ye_slowdown():
 
 
 def _sweeps_needed(schedule, at_most: int) -> float:
-    """Sweeps from a random start to f = 1e-8 f_0 on the Sun-Ye problem, c = 0.9."""
+    """Cycles from a random start to f = 1e-8 f_0 on the Sun-Ye problem, c = 0.9."""
     losses = scheduled_values(schedule, at_most, sun_ye(CYCLE, 0.9),
                               np.random.default_rng(3).normal(size=CYCLE))
     reached = losses <= 1e-8 * losses[0]
@@ -258,13 +258,13 @@ def _sweeps_needed(schedule, at_most: int) -> float:
 
 
 # Uniform random choice lowers E f by 1 - (1 - c)/n a step, so that in expectation this
-# many sweeps suffice; a permuted order needs fewer and a cyclic one many times more.
+# many cycles suffice; a permuted order needs fewer and a cyclic one many times more.
 ENOUGH = np.log(1e-8) / (CYCLE * np.log(1 - 0.1 / CYCLE))
 
 
 def shuffled_cure():
     needed = _sweeps_needed(cdgm.shuffled((1,) * CYCLE, jax.random.key(1)), 200)
-    return Row('shuffled order: sweeps to 1e-8 within random\'s bound', ENOUGH, needed,
+    return Row('shuffled order: cycles to 1e-8 within random\'s bound', ENOUGH, needed,
                'Lee & Wright 2019', relation='<=')
 
 
@@ -297,7 +297,7 @@ def _images(x):
 
     def at(x):
         state = TWO_BLOCKS.init({'a': x[:2], 'b': x[2:]})
-        ends = (TWO_BLOCKS.sweep(state, matrix, KEY, ('a', 'b')),
+        ends = (TWO_BLOCKS.cycle(state, matrix, KEY, ('a', 'b')),
                 TWO_BLOCKS.simultaneous(state, matrix, KEY),
                 TWO_BLOCKS.step(state, matrix, KEY, 'a'),
                 TWO_BLOCKS.step(state, matrix, KEY, 'b'))
@@ -329,7 +329,7 @@ def random_block():
 
 
 def frozen_adam():
-    rate, sweeps = 0.1, 20
+    rate, cycles = 0.1, 20
     descent = cdgm.block_descent({
         name: cdgm.Block(name, lambda params, batch, key: (params['x'], None), rule)
         for name, rule in (('x', optax.adam(rate)), ('y', optax.sgd(1.)))})
@@ -339,7 +339,7 @@ def frozen_adam():
     def run(state):
         return jax.lax.scan(lambda s, _: (driven.step(s, None, KEY)[0],
                                           s.descent.params['x']), state,
-                            length=10 * sweeps)[1]
+                            length=10 * cycles)[1]
 
     zero = jnp.zeros(())
     active = np.abs(np.diff(run(driven.init({'x': zero, 'y': zero}))))[::10]

@@ -12,7 +12,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import launch
+from experiments.harness import cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +52,7 @@ def run(tmp_path_factory, cheap_compilation):
     def run(name, *arguments):
         folder = tmp_path_factory.mktemp(name) / 'run'
         experiment = importlib.import_module(f'experiments.{name}')
-        values = launch.parse(
+        values = cli.parse(
             experiment.define_flags, [*arguments, f'--run_dir={folder}'])
         with jax.enable_x64(False), cheap_compilation():
             experiment.main(values)
@@ -71,7 +71,7 @@ def launch_sweep(tmp_path):
         path = tmp_path / 'a_sweep.toml'
         path.write_text(toml)
         process = subprocess.Popen(
-            [sys.executable, '-m', 'experiments.runner', str(path),
+            [sys.executable, '-m', 'experiments.harness.sweep', str(path),
              f'--out_dir={folder}', *flags], cwd=ROOT, env=environment, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         started.append(process)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.runner import array_task
-from experiments.runner.array_task import ArrayTask
+from experiments.harness.sweep import slurm_task
+from experiments.harness.sweep.slurm_task import ArrayTask
 
 ROOT = Path(__file__).parents[2]
 
 TASK = '''
 import sys
-from experiments.runner.array_task import ArrayTask
+from experiments.harness.sweep.slurm_task import ArrayTask
 ArrayTask([sys.executable, '-c', *sys.argv[1:]], 5.)()
 '''
 
@@ -93,9 +93,9 @@ def test_its_command_leaves_when_it_is_killed(tmp_path):
 
 CHECKPOINT = '''
 import signal, sys, types
-from experiments.runner import array_task
-from experiments.runner.array_task import ArrayTask
-array_task._RUMOUR = 30.
+from experiments.harness.sweep import slurm_task
+from experiments.harness.sweep.slurm_task import ArrayTask
+slurm_task._RUMOUR = 30.
 sys.modules['submitit'] = types.ModuleType('submitit')
 sys.modules['submitit.helpers'] = helpers = types.ModuleType('submitit.helpers')
 helpers.DelayedSubmission = lambda task: ('again', task._command[2:], task._child)
@@ -149,7 +149,7 @@ def test_a_checkpoint_before_the_command_waits_for_nothing(monkeypatch):
 
 def test_the_file_needs_nothing_heavy():
     loaded = subprocess.run(
-        [sys.executable, '-c', f'import sys, {array_task.__name__}\n'
+        [sys.executable, '-c', f'import sys, {slurm_task.__name__}\n'
          "print(*{'jax', 'absl', 'submitit'} & set(sys.modules))"],
         cwd=ROOT, text=True, capture_output=True, check=True)
     assert loaded.stdout == '\n'

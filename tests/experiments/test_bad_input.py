@@ -10,8 +10,11 @@ import jax
 import pytest
 
 from cdgm.data.mnist import MNIST_FILES
-from experiments import attempts, compare, gan, launch, trials, vae
-from experiments.run_folder import read_rows
+from experiments import gan, vae
+from experiments.harness import cli, errors, execute
+from experiments.harness.report import compare
+from experiments.harness.runs import status_log
+from experiments.harness.runs.run_folder import read_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +27,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.delenv('CDGM_DATA_DIR', raising=False)
     Path('file').touch()
     Path('earlier').mkdir()
-    Path('earlier/metrics.jsonl').write_text('{"sweep": 0, "test": {"mmd2": [1.0]}}\n')
+    Path('earlier/metrics.jsonl').write_text('{"cycle": 0, "test": {"mmd2": [1.0]}}\n')
     Path('empty').mkdir()
     Path('altered/mnist').mkdir(parents=True)
     for file in MNIST_FILES:
@@ -49,7 +52,7 @@ def ends(module, arguments, monkeypatch, capsys):
     """Exit status and error line of a command, run in this process."""
     monkeypatch.setattr(sys, 'argv', ['experiment', *arguments])
     with pytest.raises(SystemExit) as caught:
-        launch.run(module.define_flags, module.main, module.__doc__)
+        cli.run(module.define_flags, module.main, module.__doc__)
     return caught.value.code, last_words(capsys)
 
 
@@ -64,7 +67,7 @@ SETTINGS = [
     (vae, '--sigma=nan', '--sigma=nan'),
     (vae, '--hidden=0', '--hidden=0'),
     (vae, '--batch_size=1438', 'exceeds the 1437 training images'),
-    (vae, '--epochs=0', 'less than one sweep'),
+    (vae, '--epochs=0', 'less than one cycle'),
     (vae, '--run_dir=file/run', 'folder file/run cannot be written'),
     (vae, '--run_dir=earlier', 'run folder earlier holds a run already'),
     (gan, '--order=joint', 'there are discriminator, generator, simultaneous.'),
@@ -77,9 +80,9 @@ SETTINGS = [
 def test_setting(module, arguments, words, folder, monkeypatch, capsys):
     before = contents(folder)
     # Nothing is compiled: it does not come to training.
-    monkeypatch.setattr(trials, 'Trainer', None)
+    monkeypatch.setattr(execute, 'Trainer', None)
     status, line = ends(module, arguments.split(), monkeypatch, capsys)
-    assert status == launch.BAD_SETTING and words in line
+    assert status == errors.BAD_SETTING and words in line
     assert contents(folder) == before
 
 
@@ -92,25 +95,25 @@ def test_data(where, words, folder, monkeypatch, capsys):
     before = contents(folder)
     arguments = ['--dataset=mnist', f'--data_dir={where}', '--run_dir=run']
     status, line = ends(vae, arguments, monkeypatch, capsys)
-    assert status == launch.BAD_DATA and all(word in line for word in words)
+    assert status == errors.BAD_DATA and all(word in line for word in words)
     assert contents(folder) == before
 
 
 def test_divergence(folder, monkeypatch, capsys, cheap_compilation):
     arguments = ['--likelihood=gaussian', '--learning_rate=1e15', '--order=joint',
-                 '--hidden=8', '--latent=2', '--sweeps=8', '--run_dir=run']
+                 '--hidden=8', '--latent=2', '--cycles=8', '--run_dir=run']
     with jax.enable_x64(False), cheap_compilation():
         status, line = ends(vae, arguments, monkeypatch, capsys)
-    assert status == launch.DIVERGED
+    assert status == errors.DIVERGED
     rows = read_rows(Path('run'))
-    # Sweep 0 leaps to where the loss overflows, and has still a row: it was finite.
-    assert [row['sweep'] for row in rows] == [0, 1] and 'loss' in rows[1]
-    assert line.startswith("error: the loss of block 'joint' is not finite at sweep 1 "
+    # Cycle 0 leaps to where the loss overflows, and has still a row: it was finite.
+    assert [row['cycle'] for row in rows] == [0, 1] and 'loss' in rows[1]
+    assert line.startswith("error: the loss of block 'joint' is not finite at cycle 1 "
                            "(seed number 0); lower its --learning_rate.")
     assert 'in run.' in line
     assert {'flags.txt', 'manifest.json'} <= {
         path.name for path in Path('run').iterdir()}
-    assert attempts.state_of(Path('run')) == attempts.State(
+    assert status_log.state_of(Path('run')) == status_log.State(
         'failed', 'diverged', line.removeprefix('error: ').strip(), 1)
 
 
@@ -122,20 +125,20 @@ def test_compare(folder, capsys):
     for paths, words in [([], 'name the folders'), (['empty'], 'empty holds no run'),
                          (['nowhere'], 'nowhere holds no run'),
                          (['earlier', 'other'], "other has the metrics ['neg_elbo']")]:
-        with pytest.raises(SystemExit) as caught, launch.one_line_errors():
+        with pytest.raises(SystemExit) as caught, cli.one_line_errors():
             compare.main(paths)
-        assert caught.value.code == launch.BAD_SETTING and words in last_words(capsys)
+        assert caught.value.code == errors.BAD_SETTING and words in last_words(capsys)
 
 
 def test_messages_of_many_lines_become_one(capsys):
-    with pytest.raises(SystemExit), launch.one_line_errors():
-        raise launch.SettingError('one\ntwo')
+    with pytest.raises(SystemExit), cli.one_line_errors():
+        raise errors.SettingError('one\ntwo')
     assert last_words(capsys) == 'error: one two\n'
 
 
 def test_help(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['vae', '--help'])
-    launch.run(vae.define_flags, None, vae.__doc__)
+    cli.run(vae.define_flags, None, vae.__doc__)
     shown = capsys.readouterr().out
     assert shown.startswith(vae.__doc__) and '--order' in shown and '--beta' in shown
 
@@ -148,13 +151,19 @@ def python(*arguments):
 
 def test_a_process_ends_so():
     done = python('-m', 'experiments.vae', '--order=decodr')
-    assert done.returncode == launch.BAD_SETTING and done.stdout == ''
+    assert done.returncode == errors.BAD_SETTING and done.stdout == ''
     assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
 
 
 def test_extras_not_installed():
-    done = python('-c', 'import runpy, sys; sys.modules["rich"] = None; '
+    done = python('-c', 'import runpy, sys; sys.modules["pooch"] = None; '
                         'runpy.run_module("experiments.vae", run_name="__main__")')
-    assert done.returncode == launch.BAD_SETTING and done.stdout == ''
-    assert done.stderr == ('error: the experiments need rich, which the extra brings: '
-                           'pip install cdgm[experiments]\n')
+    assert done.returncode and done.stdout == ''
+    assert done.stderr.splitlines()[-1] == (
+        'ModuleNotFoundError: the experiments need pooch, which the extra brings: '
+        'pip install cdgm[experiments]')
+
+
+def test_importing_the_package_ends_nothing():
+    done = python('-c', 'import sys; sys.modules["pooch"] = None; import experiments')
+    assert done.returncode == 0 and done.stderr == ''

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import attempts
-from experiments.runner import sweep as sweeps
+from experiments.harness.runs import status_log
+from experiments.harness.sweep import spec as sweeps
 
 KILLS = 30
 WORKERS = 3
@@ -25,14 +25,14 @@ title = 'Small VAEs'
 experiment = 'vae'
 metric = 'neg_elbo'
 label = 'test -ELBO'
-flags = {latent = 2, sweeps = 3000, evaluations = 2}
+flags = {latent = 2, cycles = 3000, evaluations = 2}
 product = {hidden = [4, 8], order = ['joint', 'decoder,encoder'], \
 learning_rate = [1e-3, 1e-2], seed = %s}
 ''' % list(range(25))
 
 
 def digests(folder):
-    return {run.name: attempts.read_manifest(run)['digests']
+    return {run.name: status_log.read_manifest(run)['digests']
             for run in sorted(folder.glob('vae-*'))}
 
 
@@ -44,7 +44,7 @@ def workers(folder):
             words = path.read_bytes().split(b'\0')
         except OSError:
             continue
-        if b'experiments.runner.worker' in words and f'--out_dir={folder}'.encode() in (
+        if b'experiments.harness.sweep.worker' in words and f'--out_dir={folder}'.encode() in (
                 words):
             found.append(int(path.parent.name))
     return found
@@ -81,8 +81,8 @@ def test_two_hundred_trials_survive_thirty_kills(launch_sweep, tmp_path):
     trials = sweeps.load(storm).trials
     outcomes = collections.Counter(
         line['outcome'] for trial in trials
-        for line in attempts.read(storm / trial.folder) if 'outcome' in line)
-    begun = sum(attempts.state_of(storm / trial.folder).attempts for trial in trials)
+        for line in status_log.read(storm / trial.folder) if 'outcome' in line)
+    begun = sum(status_log.state_of(storm / trial.folder).attempts for trial in trials)
     print(f'{killed} workers and 1 launcher killed; {begun} attempts, {outcomes}')
     assert outcomes['done'] == 200  # none twice
     assert digests(storm) == wanted

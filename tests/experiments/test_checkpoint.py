@@ -14,15 +14,18 @@ import optax
 import pytest
 
 import cdgm
-from experiments import checkpoint, launch, preemption, rules, run_folder, training, vae
-from experiments.checkpoint import Checkpoint
-from experiments.group import Run
-from experiments.launch import SettingError, StorageError
-from experiments.progress import Progress
-from experiments.run_folder import RunFolder, read_rows
-from experiments.settings import Order
-from experiments.study import Given, Study
-from experiments.training import Pace, Trainer
+from experiments import vae
+from experiments.harness import block_choice, cli, errors
+from experiments.harness.errors import SettingError, StorageError
+from experiments.harness.runs import checkpoint, preemption, run_folder
+from experiments.harness.runs.checkpoint import Checkpoint
+from experiments.harness.runs.run_folder import RunFolder, read_rows
+from experiments.harness.task import TracedInputs, Task
+from experiments.harness.train import trainer
+from experiments.harness.train.progress import Progress
+from experiments.harness.train.run_batch import Run
+from experiments.harness.train.trainer import CheckpointPolicy, Trainer
+from experiments.harness.training_flags import UpdatePlan
 
 SWEEPS, EVALUATIONS = 12, 3
 
@@ -39,36 +42,36 @@ def loss(params, batch, key):
     return jnp.mean(jnp.square(error)), StepStats(noise)
 
 
-def study(choice=None):
-    return Study(
+def task(choice=None):
+    return Task(
         init=lambda key: {'a': jax.random.normal(key, (9, 3)), 'b': jnp.ones(3)},
         descent=lambda hyper: cdgm.block_descent({
             name: cdgm.Block(name, loss, optax.adam(0.1)) for name in 'ab'}),
-        order=Order(('b', 'a'), ('a', 'b'), {}, choice), images=jnp.eye(9),
+        order=UpdatePlan(('b', 'a'), ('a', 'b'), {}, choice), images=jnp.eye(9),
         prepare=lambda images, key: images,
         evaluate=lambda params, hyper: {'norm': jnp.linalg.norm(params['b'])},
         draw=lambda folder, params: None, batch_size=2, fresh=True)
 
 
-STUDIES = {'in_order': study(), 'bandit': study(rules.choices((1, 1), 3)['bandit'])}
-GIVEN = Given(jax.random.split(jax.random.key(3), 2), {})
+STUDIES = {'in_order': task(), 'bandit': task(block_choice.choices((1, 1), 3)['bandit'])}
+GIVEN = TracedInputs(jax.random.split(jax.random.key(3), 2), {})
 
 
-def train_in(folder, study, pace=Pace()):
+def train_in(folder, task, pace=CheckpointPolicy()):
     one = jax.tree.map(lambda x: x[0], GIVEN)
-    params, = Trainer(study, SWEEPS, EVALUATIONS, one).train(
+    params, = Trainer(task, SWEEPS, EVALUATIONS, one).train(
         [Run(folder, GIVEN)], pace, Progress('toy', SWEEPS))
     return params
 
 
 @pytest.fixture
 def train(cheap_compilation, monkeypatch):
-    """(study, folder) -> params; rows of four sweeps, calls of one."""
-    monkeypatch.setattr(training, '_ROWS', 3)
+    """(task, folder) -> params; rows of four cycles, calls of one."""
+    monkeypatch.setattr(trainer, '_ROWS', 3)
 
-    def train(study, folder):
+    def train(task, folder):
         with cheap_compilation():
-            params = train_in(folder, study, Pace(checkpoint_every=0., latency=1e-9))
+            params = train_in(folder, task, CheckpointPolicy(checkpoint_every=0., latency=1e-9))
         return jax.tree.map(np.asarray, params)
     return train
 
@@ -79,7 +82,7 @@ def whole(tmp_path_factory, cheap_compilation):
     def train(name):
         folder = RunFolder(tmp_path_factory.mktemp(name))
         with pytest.MonkeyPatch.context() as monkeypatch, cheap_compilation():
-            monkeypatch.setattr(training, '_ROWS', 3)
+            monkeypatch.setattr(trainer, '_ROWS', 3)
             params = train_in(folder, STUDIES[name])
         return params, without_seconds(folder.path)
     return {name: train(name) for name in STUDIES}
@@ -98,7 +101,7 @@ def assert_same_run(params, folder, whole):
 
 
 def interrupt(monkeypatch, poll):
-    """Ask to leave at a poll, of which there are two a sweep and more."""
+    """Ask to leave at a poll, of which there are two a cycle and more."""
     polls = iter(range(1000))
     monkeypatch.setattr(preemption, 'requested', lambda: next(polls) == poll)
 
@@ -107,28 +110,28 @@ def interrupt(monkeypatch, poll):
 def test_resumes_to_the_same_bits(name, train, whole, tmp_path, monkeypatch, capsys):
     folder = RunFolder(tmp_path)
     # Before all, within a row, at its end, and when it is written.
-    for poll, sweep in (0, 0), (2, 2), (2, 4), (1, 4):
+    for poll, cycle in (0, 0), (2, 2), (2, 4), (1, 4):
         interrupt(monkeypatch, poll)
         with pytest.raises(preemption.PreemptedError) as caught:
             train(STUDIES[name], folder)
         assert str(caught.value) == (
-            f'preempted at sweep {sweep}; run the same command again, with '
+            f'preempted at cycle {cycle}; run the same command again, with '
             f'--run_dir={tmp_path}, to continue')
         # What came after the checkpoint, and a write that was cut short.
         with open(tmp_path / 'metrics.jsonl', 'a') as file:
-            file.write('{"sweep": 7}\n{"swe')
+            file.write('{"cycle": 7}\n{"swe')
         capsys.readouterr()
     interrupt(monkeypatch, -1)
     assert_same_run(train(STUDIES[name], folder), folder, whole[name])
-    assert 'resuming at sweep 4\n' in capsys.readouterr().out
+    assert 'resuming at cycle 4\n' in capsys.readouterr().out
 
 
 def test_calls_last_a_quarter_of_the_latency():
-    assert training._end_of_call(3, 100, np.inf, 4.) == 4, 'no pace is known yet'
-    assert training._end_of_call(3, 100, 0.1, 4.) == 13
-    assert training._end_of_call(3, 10, 0.1, 4.) == 10, 'no further than the row'
-    assert training._end_of_call(3, 100, 9., 4.) == 4, 'one sweep at least'
-    assert training._end_of_call(3, 100, 9., np.inf) == 100
+    assert trainer._end_of_call(3, 100, np.inf, 4.) == 4, 'no pace is known yet'
+    assert trainer._end_of_call(3, 100, 0.1, 4.) == 13
+    assert trainer._end_of_call(3, 10, 0.1, 4.) == 10, 'no further than the row'
+    assert trainer._end_of_call(3, 100, 9., 4.) == 4, 'one cycle at least'
+    assert trainer._end_of_call(3, 100, 9., np.inf) == 100
 
 
 # A state as optimisers have them, and leaves that formats are apt to lose.
@@ -258,7 +261,7 @@ import sys
 from itertools import count
 from pathlib import Path
 import numpy as np
-from experiments.checkpoint import Checkpoint, save
+from experiments.harness.runs.checkpoint import Checkpoint, save
 for number in count(1):
     save(Path(sys.argv[1]), Checkpoint(np.full(10 ** 5, number), {'number': number}))
     print(number, flush=True)
@@ -292,11 +295,11 @@ def test_metrics_that_were_altered(train, whole, tmp_path, monkeypatch, capsys):
     assert_same_run(train(STUDIES['in_order'], folder), folder, whole['in_order'])
     captured = capsys.readouterr()
     assert 'metrics.jsonl is not what it was' in captured.err
-    assert 'resuming at sweep 0\n' in captured.out
+    assert 'resuming at cycle 0\n' in captured.out
 
 
 def parse(*arguments):
-    return launch.parse(vae.define_flags, arguments)
+    return cli.parse(vae.define_flags, arguments)
 
 
 def test_the_same_run_goes_on_and_no_other(tmp_path, capsys):
@@ -308,7 +311,7 @@ def test_the_same_run_goes_on_and_no_other(tmp_path, capsys):
         return folder
 
     create('--beta=4')  # which has not begun
-    create('--beta=2').add_row({'sweep': 0})
+    create('--beta=2').add_row({'cycle': 0})
     before = (tmp_path / 'manifest.json').read_bytes()
     create('--beta=2', '--checkpoint_every=3', '--preempt_latency=1', '--data_dir=x')
     assert (tmp_path / 'manifest.json').read_bytes() == before
@@ -362,24 +365,24 @@ def make_read_only(disk):
 def test_a_disk_that_refuses(refuse, disk, capfd):
     run = RunFolder(disk / 'run')
     checkpoint.save(run.checkpoints, numbered(1))
-    run.add_row({'sweep': 0})
+    run.add_row({'cycle': 0})
     refuse(disk)
 
     def says(act):
-        with pytest.raises(SystemExit) as caught, launch.one_line_errors():
+        with pytest.raises(SystemExit) as caught, cli.one_line_errors():
             act()
         message = capfd.readouterr().err
-        assert caught.value.code == launch.BAD_STORAGE == 74
+        assert caught.value.code == errors.BAD_STORAGE == 74
         assert message.startswith('error: ') and message.count('\n') == 1
         assert 'is intact' in message and (
             'No space left on device' in message or 'Read-only file system' in message)
 
     says(lambda: checkpoint.save(run.checkpoints, numbered(2)))
     says(lambda: run.save_params({'w': np.zeros(10 ** 6)}))
-    says(lambda: run.add_row({'sweep': 1, 'loss': [0.] * 10 ** 5}))
+    says(lambda: run.add_row({'cycle': 1, 'loss': [0.] * 10 ** 5}))
     assert_is(load(run.checkpoints), 1)
     assert not (run.path / 'params.npz').exists()
-    assert (run.path / 'metrics.jsonl').read_text().startswith('{"sweep": 0}\n')
+    assert (run.path / 'metrics.jsonl').read_text().startswith('{"cycle": 0}\n')
 
 
 def test_damage_that_cannot_be_set_aside(disk):

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments import attempts, files, gan, launch, preemption, vae
-from experiments.launch import StorageError
-from experiments.lease import Lease
-from experiments.runner import commands, launcher, overview
-from experiments.runner import sweep as sweeps
-from experiments.runner.crew import WorkersError
-from experiments.runner.identity import identity
+from experiments import gan, vae
+from experiments.harness import cli, errors
+from experiments.harness.errors import StorageError
+from experiments.harness.runs import atomic, preemption, status_log
+from experiments.harness.runs.run_lock import RunLock
+from experiments.harness.sweep import commands, launcher, sweep_status
+from experiments.harness.sweep import spec as sweeps
+from experiments.harness.sweep.local_pool import WorkersError
+from experiments.harness.sweep.trial_id import identity
 
 TOML = '''
 title = 'T'
@@ -61,7 +63,7 @@ def launched(monkeypatch):
 
     def run(sweep, folder, values):
         calls.append((sweep, folder))
-        return overview.look(sweep, folder)
+        return sweep_status.read_status(sweep, folder)
 
     monkeypatch.setattr(launcher, 'run', run)
     return calls
@@ -101,7 +103,7 @@ def test_errors(folder, call, arguments, words):
     Path('file.toml').write_text('title = T')
     before = contents(folder)
     status, said, error = call(*arguments.split())
-    assert (status, said) == (launch.BAD_SETTING, '')
+    assert (status, said) == (errors.BAD_SETTING, '')
     assert error.startswith('error: ') and error.count('\n') == 1
     place = 0
     for part in f'error: {words}\n'.replace('*\n', '*').split('*'):
@@ -117,7 +119,7 @@ def test_the_extra_for_event_files_is_missed_at_once(folder, call, monkeypatch):
     monkeypatch.setitem(sys.modules, 'tensorboardX', None)
     before = contents(folder)
     status, _, error = call('some.toml', '--tensorboard')
-    assert status == launch.BAD_SETTING and error.count('\n') == 1
+    assert status == errors.BAD_SETTING and error.count('\n') == 1
     assert 'cdgm[tensorboard]' in error and contents(folder) == before
 
 
@@ -143,7 +145,7 @@ def test_a_dry_run_prints_commands_that_make_the_trials(folder, call, name):
     trials = sweeps.read(sweeps.named(name)).trials
     for trial, (words, state) in zip(trials, commands_of(said), strict=True):
         assert words[:3] == ['python', '-m', f'experiments.{trial.experiment}']
-        values = launch.parse(DEFINES[trial.experiment], words[3:])
+        values = cli.parse(DEFINES[trial.experiment], words[3:])
         assert identity(trial.experiment, values) == trial.id
         assert values.run_dir == f'runs/{Path(name).stem}/{trial.folder}'
         assert state == 'pending' and tuple(words[3:-1]) == trial.arguments
@@ -155,7 +157,7 @@ def test_a_dry_run_prints_the_manners_that_were_given(folder, call):
     for words, _ in commands_of(said):
         assert words[3:] == ['--epochs=9', *words[4:6], '--data_dir=the data',
                              '--checkpoint_every=7.0', '--tensorboard', words[-1]]
-        values = launch.parse(vae.define_flags, words[3:])
+        values = cli.parse(vae.define_flags, words[3:])
         assert values.data_dir == 'the data' and values.tensorboard
 
 
@@ -177,23 +179,23 @@ def trials(folder):
 def begin(run):
     """A run with all that one has before it is complete."""
     (run / 'checkpoints' / '000001').mkdir(parents=True, exist_ok=True)
-    (run / 'manifest.json').write_text('{"sweeps": 10}')
-    (run / 'metrics.jsonl').write_text('{"sweep": 3}\n')
+    (run / 'manifest.json').write_text('{"cycles": 10}')
+    (run / 'metrics.jsonl').write_text('{"cycle": 3}\n')
     (run / 'flags.txt').write_text('--epochs=2\n')
-    attempts.began(run, 0)
+    status_log.began(run, 0)
 
 
 def complete(run):
-    (run / 'manifest.json').write_text('{"sweeps": 10, "digests": {}}')
+    (run / 'manifest.json').write_text('{"cycles": 10, "digests": {}}')
 
 
 def fail(run, kind):
     if kind == 'killed':
-        for _ in range(attempts._DEATHS):
-            attempts.began(run, 0)
+        for _ in range(status_log._DEATHS):
+            status_log.began(run, 0)
     else:
-        attempts.ended(run, 'failed', kind, 'for a reason')
-    assert attempts.state_of(run).kind == kind
+        status_log.ended(run, 'failed', kind, 'for a reason')
+    assert status_log.state_of(run).kind == kind
 
 
 AT = ('some.toml', '--out_dir=there')
@@ -248,7 +250,7 @@ def test_some_that_failed(trials, folder, call, launched):
     # Which is a command that says it.
     again = shlex.split(error.partition('launch.sh ')[2])
     assert 'failed (diverged)' in call(*again)[1]
-    assert attempts.state_of(trials[1]).name == 'failed'
+    assert status_log.state_of(trials[1]).name == 'failed'
 
 
 def test_some_that_no_job_is_left_for(trials, call, launched):
@@ -259,8 +261,8 @@ def test_some_that_no_job_is_left_for(trials, call, launched):
 
 @pytest.mark.parametrize('error, status', [
     (WorkersError('3 workers ended'), 1),
-    (StorageError('no room'), launch.BAD_STORAGE),
-    (OSError(errno.ENOSPC, 'No space left on device'), launch.BAD_STORAGE),
+    (StorageError('no room'), errors.BAD_STORAGE),
+    (OSError(errno.ENOSPC, 'No space left on device'), errors.BAD_STORAGE),
     (preemption.PreemptedError('left with 1 of 4'), preemption.PREEMPTED)])
 def test_what_ends_a_launch_is_said_in_a_line(folder, call, monkeypatch, error, status):
     def end(*_):
@@ -276,9 +278,9 @@ def test_a_folder_that_cannot_be_written(folder, call, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, 'Read-only file system')
 
-    monkeypatch.setattr(files.os, 'fsync', refuse)
+    monkeypatch.setattr(atomic.os, 'fsync', refuse)
     status, _, words = call('some.toml')
-    assert status == launch.BAD_STORAGE and words.count('\n') == 1
+    assert status == errors.BAD_STORAGE and words.count('\n') == 1
     assert 'Read-only file system' in words
 
 
@@ -301,12 +303,12 @@ def left(run):
 def test_retry(trials, call, launched, kind, kept):
     fail(trials[1], kind)
     before = contents(trials[0]), contents(trials[2])
-    began = attempts.read(trials[1])
+    began = status_log.read(trials[1])
     assert call('some.toml', 'retry', '--out_dir=there')[0] == 1  # the stand-in is idle
-    assert attempts.state_of(trials[1]).name == 'pending' and len(launched) == 1
+    assert status_log.state_of(trials[1]).name == 'pending' and len(launched) == 1
     assert left(trials[1]) == kept
     # What was before is still told.
-    assert attempts.read(trials[1])[:-1] == began
+    assert status_log.read(trials[1])[:-1] == began
     assert (contents(trials[0]), contents(trials[2])) == before
 
 
@@ -314,25 +316,25 @@ def test_a_full_disk_is_tried_again_by_the_same_command(trials, call, launched):
     fail(trials[1], 'disk')
     fail(trials[2], 'diverged')
     call(*AT)
-    assert [attempts.state_of(run).name for run in trials[1:3]] == ['pending', 'failed']
+    assert [status_log.state_of(run).name for run in trials[1:3]] == ['pending', 'failed']
     assert left(trials[1]) == FILES
 
 
 def test_retry_leaves_what_another_process_has(trials, call, launched, monkeypatch):
     fail(trials[1], 'diverged')
-    stale = overview.look(sweeps.load(Path('there')), Path('there'))
-    monkeypatch.setattr(overview, 'look', lambda *_: stale)
-    lease = Lease(trials[1])
-    before = attempts.read(trials[1])
+    stale = sweep_status.read_status(sweeps.load(Path('there')), Path('there'))
+    monkeypatch.setattr(sweep_status, 'read_status', lambda *_: stale)
+    lease = RunLock(trials[1])
+    before = status_log.read(trials[1])
     call('some.toml', 'retry', '--out_dir=there')
-    assert attempts.read(trials[1]) == before and left(trials[1]) == FILES
+    assert status_log.read(trials[1]) == before and left(trials[1]) == FILES
     lease.give_back()
     # Nor what it has tried and completed meanwhile.
-    attempts.retry(trials[1])
+    status_log.retry(trials[1])
     begin(trials[1])
     complete(trials[1])
     call('some.toml', 'retry', '--out_dir=there')
-    assert attempts.state_of(trials[1]).name == 'done' and left(trials[1]) == FILES
+    assert status_log.state_of(trials[1]).name == 'done' and left(trials[1]) == FILES
 
 
 def test_a_dry_run_of_retry_writes_nothing(trials, folder, call):

@@ -5,20 +5,20 @@ import json
 import numpy as np
 import pytest
 
-from experiments import compare
-from experiments.compare import Curve, mean_error, read_curve
+from experiments.harness.report import compare
+from experiments.harness.report.compare import Curve, mean_error, read_curve
 
 
-def rows(sweeps, gflop_per_sweep, metric=lambda sweep: [10. - sweep, 12. - sweep]):
-    """Metrics of two seeds, evaluated every second sweep, that fall by one a sweep."""
-    return [{'sweep': sweep, 'gflop': gflop_per_sweep * sweep, 'loss': {},
-             **({'test': {'neg_elbo': metric(sweep)}} if sweep % 2 == 0 else {})}
-            for sweep in range(sweeps + 1)]
+def rows(cycles, gflop_per_cycle, metric=lambda cycle: [10. - cycle, 12. - cycle]):
+    """Metrics of two seeds, evaluated every second cycle, that fall by one a cycle."""
+    return [{'cycle': cycle, 'gflop': gflop_per_cycle * cycle, 'loss': {},
+             **({'test': {'neg_elbo': metric(cycle)}} if cycle % 2 == 0 else {})}
+            for cycle in range(cycles + 1)]
 
 
 def test_reads_the_evaluations():
     curve = read_curve(rows(4, 3.), 'neg_elbo')
-    np.testing.assert_array_equal(curve.sweep, [0, 2, 4])
+    np.testing.assert_array_equal(curve.cycle, [0, 2, 4])
     np.testing.assert_array_equal(curve.gflop, [0, 6, 12])
     np.testing.assert_array_equal(curve.values, [[10, 12], [8, 10], [6, 8]])
 
@@ -27,10 +27,10 @@ def test_interpolates_at_what_all_runs_reached():
     curves = {'dear': read_curve(rows(6, 4.), 'neg_elbo'),
               'cheap': read_curve(rows(4, 2.5), 'neg_elbo')}
     result = compare.compare(curves)
-    assert (result.sweeps, result.gflop) == (4, 10)
-    for values in result.at_sweeps.values():
+    assert (result.cycles, result.gflop) == (4, 10)
+    for values in result.at_cycles.values():
         np.testing.assert_allclose(values, [6, 8])
-    # Ten GFLOP are two and a half sweeps of the one, and four of the other.
+    # Ten GFLOP are two and a half cycles of the one, and four of the other.
     np.testing.assert_allclose(result.at_gflop['dear'], [7.5, 9.5])
     np.testing.assert_allclose(result.at_gflop['cheap'], [6, 8])
 
@@ -40,7 +40,7 @@ def test_interpolation_is_linear_between_neighbours():
                   np.array([[9.], [3.], [1.]]))
     short = Curve(np.array([0., 2.]), np.array([0., 15.]), np.zeros((2, 1)))
     result = compare.compare({'long': curve, 'short': short})
-    assert result.at_sweeps['long'] == 2 and result.at_gflop['long'] == 2
+    assert result.at_cycles['long'] == 2 and result.at_gflop['long'] == 2
 
 
 @pytest.mark.parametrize('values, digits, text', [
@@ -57,7 +57,7 @@ def test_prints_a_line_a_run(tmp_path, capsys):
         (tmp_path / name / 'metrics.jsonl').write_text(''.join(lines))
     compare.main([str(tmp_path / 'dear'), str(tmp_path / 'cheap')])
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split() == 'test neg_elbo at 4 sweeps at 10 GFLOP a seed'.split()
+    assert head.split() == 'test neg_elbo at 4 cycles at 10 GFLOP a seed'.split()
     assert [line.split() for line in lines] == [
         'dear 7.00 ± 1.00 8.50 ± 1.00'.split(),
         'cheap 7.00 ± 1.00 7.00 ± 1.00'.split()]

@@ -15,12 +15,12 @@ import pytest
 
 import cdgm
 from cdgm import losses, models
-from experiments import attempts
-from experiments.run_folder import read_rows
+from experiments.harness.runs import status_log
+from experiments.harness.runs.run_folder import read_rows
 
 ROOT = Path(__file__).parents[2]
-RUNS = {'vae': ('--hidden=16', '--latent=4', '--sweeps=200', '--evaluations=4'),
-        'gan': ('--widths=16', '--channels=4', '--latent=4', '--sweeps=20',
+RUNS = {'vae': ('--hidden=16', '--latent=4', '--cycles=200', '--evaluations=4'),
+        'gan': ('--widths=16', '--channels=4', '--latent=4', '--cycles=20',
                 '--evaluations=2')}
 
 
@@ -39,7 +39,7 @@ def run(tmp_path_factory):
 
 
 def digests(folder):
-    return attempts.read_manifest(folder)['digests']
+    return status_log.read_manifest(folder)['digests']
 
 
 def metrics_of(folder):
@@ -59,7 +59,7 @@ def test_on_the_same_machine(run, experiment):
 def test_with_more_devices_in_sight(run, experiment):
     more = run(experiment, 'devices',
                XLA_FLAGS='--xla_force_host_platform_device_count=2')
-    assert attempts.read_manifest(more)['devices'] == 2
+    assert status_log.read_manifest(more)['devices'] == 2
     assert digests(run(experiment, 'once')) == digests(more)
 
 
@@ -68,7 +68,7 @@ def test_with_more_devices_in_sight(run, experiment):
 @pytest.mark.parametrize('experiment', RUNS)
 def test_on_one_core(run, experiment):
     fewer = run(experiment, 'core', 'taskset', '-c', '0')
-    assert attempts.read_manifest(fewer)['cores'] == 1
+    assert status_log.read_manifest(fewer)['cores'] == 1
     np.testing.assert_allclose(metrics_of(fewer), metrics_of(run(experiment, 'once')),
                                rtol=1e-4)
 
@@ -82,17 +82,17 @@ def vae(dtype):
     params = jax.tree.map(lambda leaf: leaf.astype(dtype),
                           model.init(jax.random.key(0)))
     images = jax.random.uniform(jax.random.key(1), (32, 8, 8, 1), dtype)
-    sweep = functools.partial(descent.cycle, order=('decoder', 'encoder'))
-    return descent.init(params), lambda state, key: sweep(state, images, key)[0]
+    cycle = functools.partial(descent.cycle, order=('decoder', 'encoder'))
+    return descent.init(params), lambda state, key: cycle(state, images, key)[0]
 
 
 def test_a_sweep_at_a_time_in_a_python_loop():
     with jax.enable_x64(False):
-        state, sweep = vae(jnp.float32)
+        state, cycle = vae(jnp.float32)
         keys = jax.random.split(jax.random.key(2), 20)
         scanned, _ = jax.jit(lambda state: jax.lax.scan(
-            lambda state, key: (sweep(state, key), None), state, keys))(state)
-        step = jax.jit(sweep)
+            lambda state, key: (cycle(state, key), None), state, keys))(state)
+        step = jax.jit(cycle)
         for key in keys:
             state = step(state, key)
         for one, other in zip(jax.tree.leaves(scanned.params),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from experiments import dirac_gan, launch
+from experiments import dirac_gan
+from experiments.harness import cli, errors
 
 STEP, STEPS = 0.2, 500
 COMMITTED = Path(dirac_gan.__file__).parents[1] / 'results' / 'dirac_gan.csv'
@@ -120,5 +121,5 @@ def test_a_step_beyond_the_limits_warns():
 
 
 def test_a_bad_flag_is_one_line():
-    with pytest.raises(launch.SettingError, match='step_size'):
-        launch.parse(dirac_gan.define_flags, ['--step_size=-1'])
+    with pytest.raises(errors.SettingError, match='step_size'):
+        cli.parse(dirac_gan.define_flags, ['--step_size=-1'])

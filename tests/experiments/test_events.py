@@ -10,14 +10,14 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
-from experiments import figures
-from experiments.events import Events
-from experiments.launch import SettingError
-from experiments.run_folder import RunFolder
+from experiments.harness.errors import SettingError
+from experiments.harness.report import figures
+from experiments.harness.runs.run_folder import RunFolder
+from experiments.harness.runs.tensorboard import Events
 
-FIRST = {'sweep': 0, 'epoch': 0., 'seconds': 0., 'gflop': 0.,
+FIRST = {'cycle': 0, 'epoch': 0., 'seconds': 0., 'gflop': 0.,
          'test': {'neg_elbo': [4., 5.]}}
-SECOND = {'sweep': 3, 'epoch': 1., 'seconds': 2., 'gflop': 7.,
+SECOND = {'cycle': 3, 'epoch': 1., 'seconds': 2., 'gflop': 7.,
           'loss': {'encoder': np.array([1., 2.]), 'decoder': np.array([3., 4.])},
           'aux': {'encoder': {'kl': np.array([[1., 2.], [3., 6.]])}}}
 
@@ -57,7 +57,7 @@ def test_tags_and_steps_are_those_of_the_rows(tmp_path):
     for row in FIRST, SECOND:
         folder.add_row(row)
         # At once, whatever becomes of the process.
-        assert max(step for _, step in shown(read(tmp_path))) == row['sweep']
+        assert max(step for _, step in shown(read(tmp_path))) == row['cycle']
     assert shown(read(tmp_path)) == ALL
     assert read(tmp_path)[0].file_version == 'brain.Event:2'
     assert all(event.wall_time > 0 for event in read(tmp_path))
@@ -77,7 +77,7 @@ def test_records_are_those_of_tensorboardx(tmp_path):
 @pytest.mark.parametrize('rows', [[FIRST, SECOND], [SECOND]])
 def test_an_attempt_hides_what_another_wrote_from_its_first_row_on(tmp_path, rows):
     earlier = Events(tmp_path)
-    for row in FIRST, {**SECOND, 'gflop': 99.}, {**SECOND, 'sweep': 6}:
+    for row in FIRST, {**SECOND, 'gflop': 99.}, {**SECOND, 'cycle': 6}:
         earlier.add_row(row)
     # Killed in the midst of a record, after which a reader sees nothing of its file.
     with open(next((tmp_path / 'tensorboard').iterdir()), 'ab') as file:

@@ -7,9 +7,9 @@ import pytest
 from cdgm import metrics, models
 from cdgm.data import load
 from experiments import gan
-from experiments.run_folder import load_params, read_rows
+from experiments.harness.runs.run_folder import load_params, read_rows
 
-TINY = ('--widths=8', '--channels=4', '--latent=2', '--sweeps=4', '--evaluations=2',
+TINY = ('--widths=8', '--channels=4', '--latent=2', '--cycles=4', '--evaluations=2',
         '--r1=0')
 
 
@@ -26,7 +26,7 @@ def test_folder(alternating):
 
 def test_rows(alternating):
     rows = read_rows(alternating)
-    assert [row['sweep'] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row['cycle'] for row in rows] == [0, 1, 2, 3, 4]
     # 1437 images hold 22 minibatches of 64, and every update has one of its own.
     np.testing.assert_allclose([row['epoch'] for row in rows], np.arange(5) * 3 / 22)
     for row in rows[1:]:
@@ -70,7 +70,7 @@ def test_r1_is_added_to_the_discriminators_loss_at_the_data():
 def test_simultaneous(run):
     folder = run('gan', *TINY, '--order=simultaneous', '--loss=least_squares')
     rows = read_rows(folder)
-    # Both players share the one minibatch of a sweep.
+    # Both players share the one minibatch of a cycle.
     np.testing.assert_allclose([row['epoch'] for row in rows], np.arange(5) / 22)
     losses = rows[-1]['loss']
     # Logits near 0: (0 - 1)^2 / 2 + 0^2 / 2, and (0 - 1)^2 / 2.

@@ -15,14 +15,17 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import attempts, figures, launch, preemption, trials
-from experiments.attempts import State
-from experiments.launch import DivergedError
-from experiments.progress import Progress
-from experiments.run_folder import load_params, read_rows
+from experiments.harness import cli, execute
+from experiments.harness.errors import DivergedError
+from experiments.harness.report import figures
+from experiments.harness.runs import preemption, status_log
+from experiments.harness.runs.run_folder import load_params, read_rows
+from experiments.harness.runs.status_log import State
+from experiments.harness.sweep import batching
+from experiments.harness.train.progress import Progress
 
 OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': ''}
-SHORT = '--sweeps=8', '--evaluations=2'
+SHORT = '--cycles=8', '--evaluations=2'
 
 # name -> experiment, the flags that three runs share, and those of each.
 CASES = {
@@ -45,7 +48,7 @@ class Runs:
         self._module = importlib.import_module(f'experiments.{experiment}')
         self._shared, self._plain, self._folder = (*SHORT, *shared), plain, folder
         with plain():
-            self.bench = trials.Bench(self._module.EXPERIMENT, self._parse(''))
+            self.bench = execute.CompiledTask(self._module.EXPERIMENT, self._parse(''))
         self.alone, self.compiled = [], []
         for number, own in enumerate(self.own):
             before = len(COMPILED)
@@ -53,15 +56,25 @@ class Runs:
             self.compiled.append(len(COMPILED) - before)
 
     def _parse(self, folder, *own):
-        return launch.parse(self._module.define_flags, [
+        return cli.parse(self._module.define_flags, [
             *self._shared, *own, f'--run_dir={self._folder / folder}'])
+
+    @functools.cached_property
+    def exact(self):
+        """Whether this machine rounds alike side by side; the planner asks the same."""
+        with self._plain():
+            given = [self.bench.experiment.traced_inputs(self._parse('', *own))
+                     for own in self.own]
+            plan = batching.make_plan(self.bench.trainer, given, 1, 'vmapped')
+        assert plan.width == len(given) or plan.reason.endswith('with other bits')
+        return plan.width > 1
 
     def run(self, name, *own):
         """Folders and errors of runs side by side."""
         values = [self._parse(f'{name}-{at}', *flags) for at, flags in enumerate(own)]
         with self._plain():
-            folders = [trials.open_folder(self.bench, one) for one in values]
-            errors = trials.run(self.bench, values, folders,
+            folders = [execute.open_folder(self.bench, one) for one in values]
+            errors = execute.run(self.bench, values, folders,
                                 Progress('runs', 8, quiet=True))
         return [folder.path for folder in folders], errors
 
@@ -73,7 +86,7 @@ class Runs:
         """Resume one of several."""
         values = self._parse(f'{name}-{at}', *self.own[at])
         with self._plain():
-            trials.run(self.bench, [values], [trials.open_folder(self.bench, values)],
+            execute.run(self.bench, [values], [execute.open_folder(self.bench, values)],
                        Progress('runs', 8, quiet=True))
 
 
@@ -106,14 +119,29 @@ def without_seconds(path):
             for row in read_rows(path)]
 
 
-def assert_same(path, other):
-    assert without_seconds(path) == without_seconds(other)
+def numbers(rows):
+    """Every number of rows of metrics, in an order that their names decide."""
+    if isinstance(rows, dict):
+        return [one for name in sorted(rows) for one in numbers(rows[name])]
+    if isinstance(rows, list):
+        return [one for row in rows for one in numbers(row)]
+    return [rows]
+
+
+def assert_same(path, other, exact):
+    """Of equal bits where the planner finds that programs give them, else close."""
+    mine, its = without_seconds(path), without_seconds(other)
+    np.testing.assert_allclose(numbers(mine), numbers(its), rtol=0 if exact else 1e-3)
     for mine, its in zip(jax.tree.leaves_with_path(load_params(path)),
                          jax.tree.leaves_with_path(load_params(other)), strict=True):
         assert mine[0] == its[0] and mine[1].dtype == np.float32
-        assert mine[1].tobytes() == its[1].tobytes(), mine[0]
-    mine, its = (attempts.read_manifest(each)['digests'] for each in (path, other))
-    assert mine == its
+        if exact:
+            assert mine[1].tobytes() == its[1].tobytes(), mine[0]
+        np.testing.assert_allclose(mine[1], its[1], rtol=1e-2, atol=1e-4)
+    if exact:
+        mine, its = (status_log.read_manifest(each)['digests']
+                     for each in (path, other))
+        assert mine == its
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -122,11 +150,11 @@ def test_side_by_side_as_alone(name, runs):
     paths, errors = case.run('beside', *case.own)
     assert errors == [None] * 3
     for path, alone in zip(paths, case.alone):
-        assert_same(path, alone)
-        assert attempts.state_of(path) == State('done', attempts=1)
+        assert_same(path, alone, case.exact)
+        assert status_log.state_of(path) == State('done', attempts=1)
         assert not (path / 'lease').exists()
     # They are three runs indeed.
-    assert len({attempts.read_manifest(path)['digests']['params'] for path in paths}
+    assert len({status_log.read_manifest(path)['digests']['params'] for path in paths}
                ) == 3
 
 
@@ -143,21 +171,23 @@ def test_one_that_diverges_ends_alone(runs):
     first, _, last = case.own
     paths, errors = case.run('diverging', first, ABSURD, last)
     assert [type(error) for error in errors] == [type(None), DivergedError, type(None)]
-    assert_same(paths[0], case.alone[0])
-    assert_same(paths[2], case.alone[2])
+    assert_same(paths[0], case.alone[0], case.exact)
+    assert_same(paths[2], case.alone[2], case.exact)
     (alone,), (error,) = case.run('diverging-alone', ABSURD)
     assert str(errors[1]) == str(error).replace(str(alone), str(paths[1]))
     assert 'seed number 0' in str(error)
-    assert without_seconds(paths[1]) == without_seconds(alone)
-    assert [row['sweep'] for row in read_rows(alone)] == [0, 1]
-    assert attempts.state_of(paths[1]) == State('failed', 'diverged', str(errors[1]), 1)
+    np.testing.assert_allclose(numbers(without_seconds(paths[1])),
+                               numbers(without_seconds(alone)),
+                               rtol=0 if case.exact else 1e-3)
+    assert [row['cycle'] for row in read_rows(alone)] == [0, 1]
+    assert status_log.state_of(paths[1]) == State('failed', 'diverged', str(errors[1]), 1)
     assert not (paths[1] / 'params.npz').exists()
 
 
 def test_all_may_diverge(runs):
     paths, errors = runs('in order').run('lost', *[ABSURD] * 3)
     assert {type(error) for error in errors} == {DivergedError}
-    assert {attempts.state_of(path).kind for path in paths} == {'diverged'}
+    assert {status_log.state_of(path).kind for path in paths} == {'diverged'}
 
 
 def test_goes_on_alone_from_where_they_left_side_by_side(runs, monkeypatch, capsys):
@@ -167,11 +197,11 @@ def test_goes_on_alone_from_where_they_left_side_by_side(runs, monkeypatch, caps
     with pytest.raises(preemption.PreemptedError):
         case.run('left', *case.own)
     for at, path in enumerate(case.paths('left')):
-        assert attempts.state_of(path) == State('preempted', attempts=1)
+        assert status_log.state_of(path) == State('preempted', attempts=1)
         case.go_on_alone('left', at)
-        assert 'resuming at sweep 4\n' in capsys.readouterr().out
-        assert_same(path, case.alone[at])
-        assert attempts.state_of(path) == State('done', attempts=2)
+        assert 'resuming at cycle 4\n' in capsys.readouterr().out
+        assert_same(path, case.alone[at], case.exact)
+        assert status_log.state_of(path) == State('done', attempts=2)
 
 
 def test_leaves_between_two_that_end(runs, monkeypatch):
@@ -185,7 +215,7 @@ def test_leaves_between_two_that_end(runs, monkeypatch):
         case.run('between', *case.own)
     requested.clear()
     paths = case.paths('between')
-    assert [attempts.state_of(path).name for path in paths] == [
+    assert [status_log.state_of(path).name for path in paths] == [
         'done', 'preempted', 'preempted']
     case.go_on_alone('between', 1)
-    assert_same(paths[1], case.alone[1])
+    assert_same(paths[1], case.alone[1], case.exact)

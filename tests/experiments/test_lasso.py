@@ -3,7 +3,8 @@ import csv
 import numpy as np
 import pytest
 
-from experiments import lasso, launch
+from experiments import lasso
+from experiments.harness import cli
 
 
 def assert_equals_scikit_learn(problem):
@@ -43,7 +44,7 @@ def test_says_when_it_does_not_converge():
 
 
 def test_the_command_prints_and_writes(tmp_path, capsys):
-    lasso.main(launch.parse(lasso.define_flags, [
+    lasso.main(cli.parse(lasso.define_flags, [
         '--problems=diabetes-elastic-net', f'--out_dir={tmp_path}']))
     assert 'reads 442, one\ncolumn' in capsys.readouterr().out
     with open(tmp_path / 'lasso.csv') as stream:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import attempts, launch, preemption
-from experiments.launch import SettingError, StorageError
-from experiments.lease import Lease
-from experiments.runner import commands, crew, jobs, launcher, slurm
-from experiments.runner.crew import WorkersError
-from experiments.runner.sweep import Sweep, Trial
+from experiments.harness import cli, errors
+from experiments.harness.errors import SettingError, StorageError
+from experiments.harness.runs import preemption, status_log
+from experiments.harness.runs.run_lock import RunLock
+from experiments.harness.sweep import commands, jobs, launcher, local_pool, slurm
+from experiments.harness.sweep.local_pool import WorkersError
+from experiments.harness.sweep.spec import Sweep, Trial
 
 # Takes each trial that nobody has, as a real worker does, and does what its argument in
 # DEEDS says, the first time: 'die', 'wait:NAME' for another's end, 'fail', 'sleep'.
@@ -59,7 +60,7 @@ for name in json.loads((folder / 'order.json').read_text()):
                 folder / other / 'manifest.json').exists():
             add(ended='now', outcome='failed', kind='diverged', reason='not finite')
         else:
-            (run / '.m').write_text('{"sweeps": 1, "digests": {}}')
+            (run / '.m').write_text('{"cycles": 1, "digests": {}}')
             os.replace(run / '.m', run / 'manifest.json')
             add(ended='now', outcome='done')
     (run / 'lease').unlink(missing_ok=True)
@@ -82,21 +83,21 @@ def begin(tmp_path, monkeypatch):
         (tmp_path / 'order.json').write_text(json.dumps(names))
         (tmp_path / 'deeds.json').write_text(json.dumps(
             {names[at]: deed.format(*names) for at, deed in deeds.items()}))
-        monkeypatch.setattr(crew, 'command', lambda folder, values, workers: [
+        monkeypatch.setattr(local_pool, 'command', lambda folder, values, workers: [
             sys.executable, '-c', script, str(folder), f'--of={workers}'])
         values = flags_of(*arguments)
 
         def go():
             """How it ends, and how often each trial has begun."""
             said = launcher.run(sweep, tmp_path, values).counts()
-            return said, [attempts.state_of(tmp_path / name).attempts for name in names]
+            return said, [status_log.state_of(tmp_path / name).attempts for name in names]
 
         return go
     return begin
 
 
 def flags_of(*arguments):
-    values = launch.parse(commands.define_flags, arguments)
+    values = cli.parse(commands.define_flags, arguments)
     commands.flags.DEFINE_string('name', 'some', '', flag_values=values)
     return values
 
@@ -177,7 +178,7 @@ def test_workers_that_die_before_they_begin_are_given_up(begin, tmp_path, status
 
 def test_workers_that_are_killed_before_they_begin_are_given_up(begin, tmp_path,
                                                                 monkeypatch):
-    monkeypatch.setattr(crew, '_KILLS', 4)
+    monkeypatch.setattr(local_pool, '_KILLS', 4)
     with pytest.raises(WorkersError, match=r'^4 workers ended .* status -9; .* ends '
                                            'with: nothing$'):
         begin(2, {}, script='import os; os.kill(os.getpid(), 9)')()
@@ -207,7 +208,7 @@ if len(count.read_text()) in (1, 2):
 @pytest.mark.parametrize('words', ['error: the disk refuses to write (x): make room'])
 def test_a_disk_that_refuses_ends_the_launch(begin, words):
     with pytest.raises(StorageError) as caught:
-        begin(2, {}, '--workers=1', script=SAYS.format(words, launch.BAD_STORAGE))()
+        begin(2, {}, '--workers=1', script=SAYS.format(words, errors.BAD_STORAGE))()
     assert str(caught.value) == 'worker 0: the disk refuses to write (x): make room'
 
 
@@ -232,7 +233,7 @@ def asked_to_leave(monkeypatch, when):
         os.kill(os.getpid(), signal.SIGTERM)
 
     asking = threading.Thread(target=ask)
-    with preemption.heeded(1000.):
+    with preemption.handle_signals(1000.):
         asking.start()
         yield
         asking.join()
@@ -256,7 +257,7 @@ def test_asked_to_leave_it_asks_its_workers(begin, tmp_path, monkeypatch, script
             go()
     assert log() == 2 * 'asked\n'
     # Nobody is left, and what they had is free.
-    assert [attempts.state_of(tmp_path / f'vae-{at:016x}').name for at in range(4)] == [
+    assert [status_log.state_of(tmp_path / f'vae-{at:016x}').name for at in range(4)] == [
         'done', 'preempted', 'done', 'pending']
     monkeypatch.undo()
 
@@ -264,7 +265,7 @@ def test_asked_to_leave_it_asks_its_workers(begin, tmp_path, monkeypatch, script
 def test_trials_that_another_launch_runs_are_waited_for(begin, tmp_path):
     run = tmp_path / 'vae-0000000000000004'
     run.mkdir()
-    lease = Lease(run)
+    lease = RunLock(run)
 
     def finish():
         while not (tmp_path / 'vae-0000000000000000' / 'manifest.json').exists():
@@ -284,10 +285,10 @@ def test_trials_that_another_launch_runs_are_waited_for(begin, tmp_path):
 
 def test_the_command_of_a_worker(tmp_path, monkeypatch):
     values = flags_of('--tensorboard', '--checkpoint_every=3', '--mode=vmapped')
-    words = crew.command(Path('some/where'), values, 3)
-    assert words[:3] == [sys.executable, '-m', 'experiments.runner.worker']
-    from experiments.runner import worker
-    back = launch.parse(worker.define_flags, words[3:])
+    words = local_pool.command(Path('some/where'), values, 3)
+    assert words[:3] == [sys.executable, '-m', 'experiments.harness.sweep.worker']
+    from experiments.harness.sweep import worker
+    back = cli.parse(worker.define_flags, words[3:])
     assert (back.out_dir, back.workers, back.attended, back.mode, back.tensorboard,
             back.checkpoint_every, back.preempt_latency, back.data_dir) == (
         str(Path('some/where').absolute()), 3, True, 'vmapped', True, 3., 5., None)
@@ -340,7 +341,7 @@ def test_only_what_waits_is_submitted_and_jobs_may_end_without_it(begin, submitt
     monkeypatch.setattr(jobs.subprocess, 'run', lambda *_, **__: (
         subprocess.CompletedProcess([], 0, '', '')))
     go = begin(3, {}, '--cluster=slurm')
-    monkeypatch.setattr(crew, 'command', lambda *_, workers: ['worker'])
+    monkeypatch.setattr(local_pool, 'command', lambda *_, workers: ['worker'])
     assert go()[0] == '2 done, 1 pending'
     assert submitted[0][0] == [['worker', f'--trials={2:016x}']]
 

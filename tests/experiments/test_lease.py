@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from experiments import launch, lease, run_folder, vae
-from experiments.lease import Lease, TakenError, is_held
+from experiments import vae
+from experiments.harness import cli
+from experiments.harness.runs import run_folder, run_lock
+from experiments.harness.runs.run_lock import RunLock, TakenError, is_held
 
 ROOT = Path(__file__).parents[2]
 HOLD = '''
 import sys
 from pathlib import Path
-from experiments.lease import Lease
-held = Lease(Path(sys.argv[1]))
+from experiments.harness.runs.run_lock import RunLock
+held = RunLock(Path(sys.argv[1]))
 print('held', flush=True)
 sys.stdin.read()
 '''
@@ -28,7 +30,7 @@ sys.stdin.read()
 def take():
     """folder -> its lease, given back in the end."""
     def take(folder):
-        taken.append(Lease(folder))
+        taken.append(RunLock(folder))
         return taken[-1]
 
     taken = []
@@ -58,8 +60,8 @@ def elsewhere(folder, age):
 def test_is_taken_once(other, tmp_path):
     assert is_held(tmp_path)
     with pytest.raises(TakenError, match=f'^process {other.pid} of '):
-        Lease(tmp_path)
-    values = launch.parse(vae.define_flags, [f'--run_dir={tmp_path}'])
+        RunLock(tmp_path)
+    values = cli.parse(vae.define_flags, [f'--run_dir={tmp_path}'])
     with pytest.raises(run_folder.BusyError, match='is being written by process '
                        f'{other.pid} of .*; give another --run_dir, or wait for it'):
         run_folder.create('vae', values, {})
@@ -82,23 +84,23 @@ def test_dies_with_its_process(end, other, tmp_path, take):
 def test_is_taken_once_by_one_process_too(tmp_path, take):
     mine = take(tmp_path)
     with pytest.raises(TakenError, match=f'^process {os.getpid()} of '):
-        Lease(tmp_path)
+        RunLock(tmp_path)
     assert mine.held() and is_held(tmp_path)
 
 
 def test_no_lease(tmp_path):
     assert not is_held(tmp_path) and not is_held(tmp_path / 'nowhere')
     with pytest.raises(OSError):
-        Lease(tmp_path / 'nowhere')
+        RunLock(tmp_path / 'nowhere')
 
 
 def test_of_another_machine(tmp_path, take):
-    path = elsewhere(tmp_path, lease._DEAD - 10)
+    path = elsewhere(tmp_path, run_lock._DEAD - 10)
     assert is_held(tmp_path)
     with pytest.raises(TakenError, match='^process 7 of elsewhere$'):
-        Lease(tmp_path)
+        RunLock(tmp_path)
     assert json.loads(path.read_text())['token'] == 'theirs'
-    elsewhere(tmp_path, lease._DEAD + 10)
+    elsewhere(tmp_path, run_lock._DEAD + 10)
     assert not is_held(tmp_path)
     mine = take(tmp_path)
     assert mine.held() and is_held(tmp_path)
@@ -122,7 +124,7 @@ def test_given_back_once_or_twice(tmp_path, take):
     mine.give_back()
     assert next_one.held() and is_held(tmp_path)
     with pytest.raises(TakenError):
-        Lease(tmp_path)
+        RunLock(tmp_path)
 
 
 def test_is_alive_as_long_as_it_is_held(tmp_path, take, monkeypatch):
@@ -134,7 +136,7 @@ def test_is_alive_as_long_as_it_is_held(tmp_path, take, monkeypatch):
                 return True
         return False
 
-    monkeypatch.setattr(lease, '_TOUCHED', 0.01)
+    monkeypatch.setattr(run_lock, '_TOUCHED', 0.01)
     path = tmp_path / 'lease'
     mine = take(tmp_path)
     assert is_touched()
@@ -147,6 +149,6 @@ def test_a_look_does_not_keep_it_from_being_taken(tmp_path, take):
     """To see whether a lock is free, `is_held` has to lock it."""
     take(tmp_path).give_back()
     looking = os.open(tmp_path / 'lock', os.O_RDWR)
-    assert lease._lock(looking)
-    threading.Timer(lease._GLANCE / 5, os.close, [looking]).start()
+    assert run_lock._lock(looking)
+    threading.Timer(run_lock._GLANCE / 5, os.close, [looking]).start()
     assert take(tmp_path).held()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.orders import parse_order, parse_per_block
+from experiments.harness.orders import parse_order, parse_per_block
 
 BLOCKS = 'encoder', 'decoder'
 

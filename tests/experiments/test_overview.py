@@ -6,12 +6,12 @@ import json
 import pytest
 from rich.console import Console
 
-from experiments import attempts
-from experiments.attempts import State
-from experiments.lease import Lease
-from experiments.runner import overview, view
-from experiments.runner.overview import Overview
-from experiments.runner.sweep import Sweep, Trial
+from experiments.harness.runs import status_log
+from experiments.harness.runs.run_lock import RunLock
+from experiments.harness.runs.status_log import State
+from experiments.harness.sweep import live_view, sweep_status
+from experiments.harness.sweep.spec import Sweep, Trial
+from experiments.harness.sweep.sweep_status import SweepStatus
 
 
 def trials(*arguments, experiment='vae'):
@@ -26,14 +26,14 @@ def sweep_of(some):
 SEEDS = trials(*((f'--seed={seed}', '--epochs=2') for seed in range(5)))
 
 
-def write(run, *rows, done=False, sweeps=10):
+def write(run, *rows, done=False, cycles=10):
     """A run that has begun, with rows at some sweeps."""
     run.mkdir(parents=True, exist_ok=True)
     (run / 'manifest.json').write_text(json.dumps({
-        'sweeps': sweeps, **({'digests': {}} if done else {})}))
+        'cycles': cycles, **({'digests': {}} if done else {})}))
     (run / 'metrics.jsonl').write_text(''.join(json.dumps(
-        {'sweep': at, 'loss': {'encoder': [1.5, 2.5]}}) + '\n' for at in rows))
-    attempts.began(run, 0)
+        {'cycle': at, 'loss': {'encoder': [1.5, 2.5]}}) + '\n' for at in rows))
+    status_log.began(run, 0)
 
 
 @pytest.fixture
@@ -42,38 +42,38 @@ def folder(tmp_path):
     done, running, preempted, failed, _ = (tmp_path / one.folder for one in SEEDS)
     write(done, 0, 10, done=True)
     write(running, 0, 3, 4)
-    lease = Lease(running)
+    lease = RunLock(running)
     write(preempted, 0, 5)
     write(failed, 0)
-    attempts.failed(failed, ZeroDivisionError('by 0'))
+    status_log.failed(failed, ZeroDivisionError('by 0'))
     yield tmp_path
     lease.give_back()
 
 
 def test_states_and_fractions(folder):
-    seen = overview.look(sweep_of(SEEDS), folder)
+    seen = sweep_status.read_status(sweep_of(SEEDS), folder)
     assert [state.name for state in seen.states.values()] == [
         'done', 'running', 'preempted', 'failed', 'pending']
     assert list(seen.fractions.values()) == [1., 0.4, 0.5, 1., 0.]
-    assert seen.having('pending', 'preempted') == [SEEDS[2], SEEDS[4]]
+    assert seen.in_state('pending', 'preempted') == [SEEDS[2], SEEDS[4]]
     assert seen.counts() == '1 done, 1 running, 1 preempted, 1 pending, 1 failed'
     assert not seen.is_over
 
 
 def test_it_is_over_when_nothing_is_left_to_do(folder):
     sweep = sweep_of((SEEDS[0], SEEDS[3]))
-    seen = overview.look(sweep, folder)
+    seen = sweep_status.read_status(sweep, folder)
     assert seen.is_over and seen.counts() == '1 done, 1 failed'
-    assert overview.look(sweep_of(SEEDS[4:]), folder).counts() == '0 done, 1 pending'
+    assert sweep_status.read_status(sweep_of(SEEDS[4:]), folder).counts() == '0 done, 1 pending'
 
 
 def test_what_is_final_is_not_read_again(folder, monkeypatch):
     sweep, read = sweep_of(SEEDS), []
-    seen = overview.look(sweep, folder)
-    state_of = attempts.state_of
-    monkeypatch.setattr(attempts, 'state_of',
+    seen = sweep_status.read_status(sweep, folder)
+    state_of = status_log.state_of
+    monkeypatch.setattr(status_log, 'state_of',
                         lambda run: read.append(run.name) or state_of(run))
-    assert overview.look(sweep, folder, seen) == seen
+    assert sweep_status.read_status(sweep, folder, seen) == seen
     assert read == [SEEDS[at].folder for at in (1, 2, 4)]
 
 
@@ -82,26 +82,26 @@ def test_looking_writes_nothing(folder):
         return {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
 
     before = contents()
-    overview.look(sweep_of(SEEDS), folder)
-    overview.look(sweep_of(SEEDS), folder / 'nowhere')
+    sweep_status.read_status(sweep_of(SEEDS), folder)
+    sweep_status.read_status(sweep_of(SEEDS), folder / 'nowhere')
     assert contents() == before
 
 
 def test_folders_that_the_sweep_no_longer_has(folder):
     (folder / 'logs').mkdir()
-    assert overview.orphans(sweep_of(SEEDS[1:3]), folder) == [
+    assert sweep_status.orphans(sweep_of(SEEDS[1:3]), folder) == [
         folder / SEEDS[0].folder, folder / SEEDS[3].folder]
-    assert overview.orphans(sweep_of(SEEDS), folder) == []
+    assert sweep_status.orphans(sweep_of(SEEDS), folder) == []
 
 
-@pytest.mark.parametrize('content, sweep', [
-    ('', None), ('{"sweep": 3}\n', 3), ('{"sweep": 3}\n{"sweep": 4}\n', 4),
-    ('{"sweep": 3}\n{"swe', 3), ('{"swe', None),
-    ('{"sweep": 3, "x": "' + 70000 * 'x' + '"}\n{"sweep": 4}\n', 4)])
-def test_the_last_whole_row(tmp_path, content, sweep):
+@pytest.mark.parametrize('content, cycle', [
+    ('', None), ('{"cycle": 3}\n', 3), ('{"cycle": 3}\n{"cycle": 4}\n', 4),
+    ('{"cycle": 3}\n{"cyc', 3), ('{"cyc', None),
+    ('{"cycle": 3, "x": "' + 70000 * 'x' + '"}\n{"cycle": 4}\n', 4)])
+def test_the_last_whole_row(tmp_path, content, cycle):
     (tmp_path / 'metrics.jsonl').write_text(content)
-    assert overview.last_row(tmp_path).get('sweep') == sweep
-    assert overview.last_row(tmp_path / 'nowhere') == {}
+    assert sweep_status.last_row(tmp_path).get('cycle') == cycle
+    assert sweep_status.last_row(tmp_path / 'nowhere') == {}
 
 
 @pytest.mark.parametrize('some, expected', [
@@ -113,7 +113,7 @@ def test_the_last_whole_row(tmp_path, content, sweep):
       *trials(('--epochs=3',), experiment='gan')),
      ['vae seed=0', 'vae seed=1', 'gan'])])
 def test_trials_are_named_by_what_tells_them_apart(some, expected):
-    assert list(view.labels(sweep_of(some)).values()) == expected
+    assert list(live_view.labels(sweep_of(some)).values()) == expected
 
 
 # What is shown.
@@ -125,7 +125,7 @@ REASON = ('the loss of block \'encoder\' is not finite at sweep 12 (seed number 
 def seen(**names):
     """An overview of `SEEDS` by the names of the states."""
     states = [name for name, number in names.items() for _ in range(number)]
-    return Overview(
+    return SweepStatus(
         {trial: State(name, *(('diverged', REASON) if name == 'failed' else ()))
          for trial, name in zip(SEEDS, states)},
         {trial: {'done': 1., 'failed': 1., 'running': 0.4}.get(name, 0.)
@@ -141,8 +141,8 @@ def shown(monkeypatch, tmp_path):
 
     def shown(terminal, *overviews, some=SEEDS):
         console, frames = make(terminal), []
-        monkeypatch.setattr(view, 'Console', lambda **_: console)
-        with view.View(sweep_of(some), tmp_path, overviews[0]) as it:
+        monkeypatch.setattr(live_view, 'Console', lambda **_: console)
+        with live_view.View(sweep_of(some), tmp_path, overviews[0]) as it:
             for one in overviews[1:]:
                 it.update(one)
                 aside = make(True)
@@ -209,8 +209,8 @@ def test_names_stay_where_there_is_no_room_for_all(shown, tmp_path, monkeypatch)
                     for at in range(12)), ('--epochs=3', '--latent=123456'))
     for trial in some:
         write(tmp_path / trial.folder, 0)
-    monkeypatch.setattr(view, '_losses', lambda run: 30 * 'loss 1.234, ')
-    running = Overview({one: State('running') for one in some},
+    monkeypatch.setattr(live_view, '_losses', lambda run: 30 * 'loss 1.234, ')
+    running = SweepStatus({one: State('running') for one in some},
                        {one: 0.5 for one in some})
     _, (frame,) = shown(True, running, running, some=some)
     assert [line.split('beta=')[1].split()[0] for line in frame[2:-1]] == [
@@ -221,11 +221,11 @@ def test_names_stay_where_there_is_no_room_for_all(shown, tmp_path, monkeypatch)
 
 def test_remaining_time_is_at_the_pace_of_this_launch(shown, monkeypatch):
     now = iter((100., 160., 160.))
-    monkeypatch.setattr(view.time, 'monotonic', lambda: next(now, 160.))
+    monkeypatch.setattr(live_view.time, 'monotonic', lambda: next(now, 160.))
     _, (frame,) = shown(True, seen(done=2, pending=3), seen(done=3, pending=2))
     assert frame[0].rstrip().endswith(' 1.0 trials a minute, 2:00 left')
 
 
 def test_clock():
-    assert [view._clock(seconds) for seconds in (0, 59.6, 61, 3599, 3661, 90000)] == [
+    assert [live_view._clock(seconds) for seconds in (0, 59.6, 61, 3599, 3661, 90000)] == [
         '0:00', '1:00', '1:01', '59:59', '1:01:01', '25:00:00']

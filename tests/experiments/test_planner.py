@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from experiments import vae
-from experiments.chunks import Carry, Sums
-from experiments.runner import planner, sweep
-from experiments.runner.planner import Plan
-from experiments.study import Given
+from experiments.harness.sweep import batching, spec
+from experiments.harness.sweep.batching import Plan
+from experiments.harness.task import TracedInputs
+from experiments.harness.train.scan_loop import Carry, Sums
 
 TABLE = '''
 title = 'T'
@@ -33,12 +33,12 @@ def read(tmp_path):
         path = tmp_path / 'some.toml'
         path.write_text(TABLE.format(
             experiment, {'vae': 'neg_elbo', 'gan': 'mmd2'}[experiment], choices))
-        return sweep.read(path).trials
+        return spec.read(path).trials
     return read
 
 
 def sizes(trials):
-    return [len(members) for members in planner.group(trials).values()]
+    return [len(members) for members in batching.group(trials).values()]
 
 
 @pytest.mark.parametrize('choices, experiment', [
@@ -59,7 +59,7 @@ def test_trials_that_differ_in_what_is_traced_share_a_group(read, choices, exper
     ('latent = [2, 3]', 'vae'),
     ("order = ['joint', 'decoder,encoder', 'encoder,decoder']", 'vae'),
     ("dataset = ['digits', 'mnist']", 'vae'),
-    ('sweeps = [3, 4]', 'vae'),
+    ('cycles = [3, 4]', 'vae'),
     ('evaluations = [3, 4]', 'vae'),
     ('batch_size = [32, 64]', 'vae'),
     ('samples = [1, 2]', 'vae'),
@@ -76,16 +76,16 @@ def test_trials_that_differ_in_anything_else_do_not(read, choices, experiment):
 
 def test_groups_keep_the_order_of_the_sweep(read):
     trials = read("product = {seed = [0, 1], order = ['joint', 'decoder,encoder']}")
-    groups = planner.group(trials)
+    groups = batching.group(trials)
     assert [[member.trial for member in members] for members in groups.values()] == [
         [trials[0], trials[2]], [trials[1], trials[3]]]
 
 
 def test_where_a_trial_is_run_makes_no_group(read):
     trials = read('product = {seed = [0, 1]}')
-    groups = planner.group(trials, lambda trial: (
+    groups = batching.group(trials, lambda trial: (
         f'--run_dir={trial.folder}', '--tensorboard', '--checkpoint_every=3'))
-    assert list(groups) == list(planner.group(trials))
+    assert list(groups) == list(batching.group(trials))
     assert [member.values.run_dir for member in groups.popitem()[1]] == [
         trial.folder for trial in trials]
 
@@ -100,7 +100,7 @@ class Clock:
 
 
 class Trainer:
-    """One whose sweeps take as long, and whose numbers are, as a test wants.
+    """One whose cycles take as long, and whose numbers are, as a test wants.
 
     Args:
       clock: goes on as it works.
@@ -111,14 +111,14 @@ class Trainer:
       spoil: Carry of trials side by side -> one with other bits.
     """
 
-    sweeps, longest_call, pace = 10_000, 100, 1e-4
+    cycles, longest_call, pace = 10_000, 100, 1e-4
 
     def __init__(self, clock, *, speed=0.5, apart=True, bytes=1000, compiling=1.,
                  spoil=lambda carry: carry):
         self._clock, self._speed, self.apart, self._bytes = clock, speed, apart, bytes
         self._compiling, self._spoil = compiling, spoil
         self._compiled, self._alone = set(), None
-        self.study = types.SimpleNamespace(images=np.zeros(10))
+        self.task = types.SimpleNamespace(images=np.zeros(10))
         self.widths = []
 
     def start(self, given):
@@ -134,11 +134,11 @@ class Trainer:
             self._clock.now += self._compiling
         return types.SimpleNamespace(memory_analysis=lambda: types.SimpleNamespace(
             temp_size_in_bytes=self._bytes, output_size_in_bytes=0,
-            argument_size_in_bytes=self.study.images.nbytes))
+            argument_size_in_bytes=self.task.images.nbytes))
 
     def call(self, carry, given, start, stop):
         size = len(given.key)
-        assert 0 < stop - start <= self.longest_call and stop <= self.sweeps
+        assert 0 < stop - start <= self.longest_call and stop <= self.cycles
         self.widths.append(size)
         self._clock.now += (stop - start) * self.pace * (
             1 if size == self._alone else size / self._alone * self._speed)
@@ -150,55 +150,56 @@ class Trainer:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(planner, 'time', clock)
+    monkeypatch.setattr(batching, 'time', clock)
     return clock
 
 
 def waiting(number, seeds=1):
     """What trials are given; all their seeds differ."""
-    return [Given(jnp.zeros(seeds), {'rate': at + jnp.arange(1., 1 + seeds) / 10})
+    return [TracedInputs(jnp.zeros(seeds), {'rate': at + jnp.arange(1., 1 + seeds) / 10})
             for at in range(number)]
 
 
 def test_side_by_side_where_it_is_faster(clock):
-    plan = planner.make_plan(Trainer(clock), waiting(4), 1, 'auto')
+    plan = batching.make_plan(Trainer(clock), waiting(4), 1, 'auto')
     assert plan.width == 4
-    assert plan.reason == ('1600 sweeps of 4 trials: 0.640 s one after another, 0.320 '
+    assert plan.reason == ('1600 cycles of 4 trials: 0.640 s one after another, 0.320 '
                            's side by side')
 
 
 def test_one_after_another_where_that_is_faster(clock):
-    plan = planner.make_plan(Trainer(clock, speed=1.1), waiting(4), 1, 'auto')
-    assert plan == (1, '1600 sweeps of 4 trials: 0.640 s one after another, 0.704 s '
+    plan = batching.make_plan(Trainer(clock, speed=1.1), waiting(4), 1, 'auto')
+    assert plan == (1, '1600 cycles of 4 trials: 0.640 s one after another, 0.704 s '
                     'side by side')
     clock.now = 0.
-    assert planner.make_plan(
+    assert batching.make_plan(
         Trainer(clock, speed=1.1), waiting(4), 1, 'vmapped').width == 4
 
 
 def test_one_after_another_if_asked_to(clock):
     trainer = Trainer(clock)
-    assert planner.make_plan(trainer, waiting(4), 1, 'sequential') == (
+    assert batching.make_plan(trainer, waiting(4), 1, 'sequential') == (
         1, 'as asked for')
     assert trainer.widths == [] and clock.now == 0
 
 
-@pytest.mark.parametrize('mode', planner.MODES)
+@pytest.mark.parametrize('mode', batching.MODES)
 def test_a_rule_is_never_put_side_by_side(clock, mode):
     trainer = Trainer(clock, apart=False)
-    assert planner.make_plan(trainer, waiting(4), 1, mode).width == 1
+    assert batching.make_plan(trainer, waiting(4), 1, mode).width == 1
     assert trainer.widths == []
 
 
 def test_a_rule_is_not_apart():
     """Nor is it for a real trainer, which the one of this test stands for."""
-    from experiments import block_sweeps, launch
-    from experiments.study import Study
+    from experiments.harness import cli
+    from experiments.harness.train import block_updates
+    from experiments.harness.task import Task
     for flags, apart in [('--schedule=bandit', False), ('--schedule=shuffled', False),
                          ('--order=joint', True), ('--order=decoder,encoder', True)]:
-        order = vae._order(launch.parse(vae.define_flags, [flags]))
-        study = Study(*[None] * 2, order, *[None] * 6)
-        assert block_sweeps.choose_sweeps(study, [1., 1.]).apart is apart
+        order = vae._order(cli.parse(vae.define_flags, [flags]))
+        task = Task(*[None] * 2, order, *[None] * 6)
+        assert block_updates.choose_cycles(task, [1., 1.]).apart is apart
 
 
 def spoiled(where, lane):
@@ -217,7 +218,7 @@ def spoiled(where, lane):
 @pytest.mark.parametrize('mode', ['auto', 'vmapped'])
 def test_other_bits_are_not_taken(clock, where, lane, mode):
     trainer = Trainer(clock, spoil=spoiled(where, lane))
-    plan = planner.make_plan(trainer, waiting(4), 1, mode)
+    plan = batching.make_plan(trainer, waiting(4), 1, mode)
     assert plan.width == 1 and plan.reason.endswith(', with other bits')
 
 
@@ -225,13 +226,13 @@ def test_minus_zero_has_other_bits_than_zero(clock):
     for sign, width in (1, 4), (-1, 1):
         trainer = Trainer(clock, spoil=lambda carry: carry._replace(
             sums=carry.sums._replace(loss=np.copysign(carry.sums.loss, sign))))
-        assert planner.make_plan(trainer, waiting(4), 1, 'auto').width == width
+        assert batching.make_plan(trainer, waiting(4), 1, 'auto').width == width
 
 
 def test_several_seeds_of_a_trial_stay_together(clock):
     for spoil, width in (lambda carry: carry, 3), (spoiled('state', 5), 1):
         trainer = Trainer(clock, spoil=spoil)
-        assert planner.make_plan(trainer, waiting(3, 2), 1, 'vmapped').width == width
+        assert batching.make_plan(trainer, waiting(3, 2), 1, 'vmapped').width == width
         assert set(trainer.widths) == {2, 6}
 
 
@@ -240,8 +241,8 @@ def test_several_seeds_of_a_trial_stay_together(clock):
     (31, 1, 31), (100, 1, 32), (100, 5, 20)])
 def test_never_more_than_the_share_that_waits(clock, number, workers, width):
     trainer = Trainer(clock)
-    trainer.sweeps = 10 ** 6  # so that it pays for all of them
-    plan = planner.make_plan(trainer, waiting(number), workers, 'auto')
+    trainer.cycles = 10 ** 6  # so that it pays for all of them
+    plan = batching.make_plan(trainer, waiting(number), workers, 'auto')
     assert plan.width == width and max(trainer.widths, default=1) == width
     if width == 1:
         assert plan.reason == 'nothing waits beside it'
@@ -251,9 +252,9 @@ def test_never_more_than_the_share_that_waits(clock, number, workers, width):
     (1000., 1, 5), (1000., 2, 2), (1e9, 1, 8), (math.inf, 1, 8), (399., 1, 1),
     (100., 1, 1)])
 def test_no_more_than_fit_into_memory(clock, monkeypatch, free, workers, width):
-    monkeypatch.setattr(planner, '_free_bytes', lambda: free * 1e6)
+    monkeypatch.setattr(batching, '_free_bytes', lambda: free * 1e6)
     trainer = Trainer(clock, bytes=100e6)
-    plan = planner.make_plan(trainer, waiting(8 * workers), workers, 'auto')
+    plan = batching.make_plan(trainer, waiting(8 * workers), workers, 'auto')
     assert plan.width == width and max(trainer.widths, default=1) == width
     if width == 1:
         assert plan.reason == 'a trial takes 100 MB'
@@ -261,12 +262,12 @@ def test_no_more_than_fit_into_memory(clock, monkeypatch, free, workers, width):
 
 def test_the_data_are_no_part_of_a_trial(clock):
     trainer = Trainer(clock, bytes=5)
-    assert planner._bytes(trainer, waiting(1)[0]) == 5
+    assert batching._bytes(trainer, waiting(1)[0]) == 5
 
 
 def test_a_program_is_compiled_only_if_enough_is_left(clock):
-    trainer = Trainer(clock, compiling=2.)  # and 4 s of sweeps are left
-    plan = planner.make_plan(trainer, waiting(4), 1, 'auto')
+    trainer = Trainer(clock, compiling=2.)  # and 4 s of cycles are left
+    plan = batching.make_plan(trainer, waiting(4), 1, 'auto')
     assert plan == (1, '4.0 s are left, and another program takes about 2.0 s to '
                     'compile')
     assert set(trainer.widths) == {1}
@@ -274,45 +275,45 @@ def test_a_program_is_compiled_only_if_enough_is_left(clock):
     assert len(trainer.widths) == 1
     # Of which another worker has its share.
     fast = Trainer(clock, compiling=1.)
-    assert planner.make_plan(fast, waiting(4), 2, 'auto').width == 1
-    assert planner.make_plan(trainer, waiting(4), 1, 'vmapped').width == 4
+    assert batching.make_plan(fast, waiting(4), 2, 'auto').width == 1
+    assert batching.make_plan(trainer, waiting(4), 1, 'vmapped').width == 4
 
 
 def test_measuring_many_takes_no_longer_than_measuring_few(clock):
     def seconds(number):
         trainer = Trainer(clock, compiling=0.)
-        clock.now, trainer.sweeps = 0., 10 ** 6
-        assert planner.make_plan(trainer, waiting(number), 1, 'auto').width == number
+        clock.now, trainer.cycles = 0., 10 ** 6
+        assert batching.make_plan(trainer, waiting(number), 1, 'auto').width == number
         return clock.now
 
-    assert max(seconds(number) for number in (2, 8, 32)) < 4 * 4 * planner._PROBE
+    assert max(seconds(number) for number in (2, 8, 32)) < 4 * 4 * batching._PROBE
 
 
 def test_short_trainings_are_measured_to_their_end(clock):
     trainer = Trainer(clock)
-    trainer.sweeps, trainer.longest_call = 7, 1
-    plan = planner.make_plan(trainer, waiting(2), 1, 'vmapped')
-    assert plan.width == 2 and plan.reason.startswith('7 sweeps of 2 trials: ')
+    trainer.cycles, trainer.longest_call = 7, 1
+    plan = batching.make_plan(trainer, waiting(2), 1, 'vmapped')
+    assert plan.width == 2 and plan.reason.startswith('7 cycles of 2 trials: ')
 
 
 def test_free_memory(monkeypatch):
-    free = planner._free_bytes()
+    free = batching._free_bytes()
     assert 0 < free < 2 ** 50
 
     def refuse(name):
         raise ValueError(name)
 
-    monkeypatch.setattr(planner.os, 'sysconf', refuse)
-    assert planner._free_bytes() == math.inf
+    monkeypatch.setattr(batching.os, 'sysconf', refuse)
+    assert batching._free_bytes() == math.inf
     device = types.SimpleNamespace(memory_stats=lambda: {
         'bytes_limit': 10, 'bytes_in_use': 3})
-    monkeypatch.setattr(planner.jax, 'devices', lambda: [device])
-    assert planner._free_bytes() == 7
+    monkeypatch.setattr(batching.jax, 'devices', lambda: [device])
+    assert batching._free_bytes() == 7
 
 
 def test_plans_are_kept(tmp_path):
     for plan in Plan(3, 'fast'), Plan(1, 'slow'):
-        planner.note_plan(tmp_path, 'abc', plan)
+        batching.note_plan(tmp_path, 'abc', plan)
     lines = (tmp_path / 'plans.jsonl').read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {'group': 'abc', 'width': 3, 'reason': 'fast'},

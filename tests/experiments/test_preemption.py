@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import attempts, launch, preemption
-from experiments.run_folder import read_rows
+from experiments.harness import cli
+from experiments.harness.runs import preemption, status_log
+from experiments.harness.runs.run_folder import read_rows
 
 ROOT = Path(__file__).parents[2]
 LATENCY = 5.
@@ -21,8 +22,8 @@ LATENCY = 5.
 WAIT = '''
 import sys, time
 from pathlib import Path
-from experiments import preemption
-with preemption.heeded(float(sys.argv[1])):
+from experiments.harness.runs import preemption
+with preemption.handle_signals(float(sys.argv[1])):
     preemption.saved(7, Path('there'))
     exec(sys.argv[2])
     print('ready', flush=True)
@@ -47,7 +48,7 @@ def ends(latency, setting, *signals):
     return process.returncode, words
 
 
-SAID = 'preempted at sweep 7; run the same command again, with --run_dir=there, to ' \
+SAID = 'preempted at cycle 7; run the same command again, with --run_dir=there, to ' \
     'continue\n'
 
 
@@ -57,16 +58,16 @@ def test_leaves_at_once_where_nothing_would_be_lost(number):
 
 
 def test_leaves_when_the_bound_has_passed():
-    assert ends(0.5, 'preemption.unsaved()', signal.SIGTERM) == (75, SAID)
+    assert ends(0.5, 'preemption.mark_dirty()', signal.SIGTERM) == (75, SAID)
 
 
 FAREWELL = '''
-said = preemption.said(lambda: print('farewell', file=sys.stderr))
+said = preemption.on_exit(lambda: print('farewell', file=sys.stderr))
 said.__enter__()
 '''
 
 
-@pytest.mark.parametrize('latency, place', [(1000, ''), (0.5, 'preemption.unsaved()')])
+@pytest.mark.parametrize('latency, place', [(1000, ''), (0.5, 'preemption.mark_dirty()')])
 def test_farewells_are_said(latency, place):
     assert ends(latency, FAREWELL + place, signal.SIGTERM) == (75, 'farewell\n' + SAID)
 
@@ -77,16 +78,16 @@ def test_a_farewell_that_is_over_is_not_said():
 
 
 def test_leaves_though_a_farewell_fails():
-    failing = 'failing = preemption.said(lambda: 1 / 0)\nfailing.__enter__()'
+    failing = 'failing = preemption.on_exit(lambda: 1 / 0)\nfailing.__enter__()'
     assert ends(1000, failing + FAREWELL, signal.SIGTERM) == (75, 'farewell\n' + SAID)
 
 
 def test_what_is_said_can_be_chosen():
-    assert ends(1000, "preemption.settled('so')", signal.SIGTERM) == (75, 'so\n')
+    assert ends(1000, "preemption.mark_safe('so')", signal.SIGTERM) == (75, 'so\n')
 
 
 def test_a_second_interrupt_ends_it():
-    assert ends(1000, 'preemption.unsaved()', signal.SIGINT, signal.SIGINT) == (
+    assert ends(1000, 'preemption.mark_dirty()', signal.SIGINT, signal.SIGINT) == (
         130, 'interrupted twice\n')
 
 
@@ -99,18 +100,18 @@ def test_a_complete_run_has_nothing_to_leave():
     assert process.returncode == 0
 
 
-START = 'preempted at sweep 0; run the same command again to continue\n'
+START = 'preempted at cycle 0; run the same command again to continue\n'
 
 
 def test_another_run_may_be_left_again():
-    assert ends(1000, 'preemption.finished(); preemption.starting()',
+    assert ends(1000, 'preemption.finished(); preemption.begin_run()',
                 signal.SIGTERM) == (75, START)
 
 
 def test_no_other_run_begins_once_asked_to_leave():
     begins = WAIT.replace('sleep(30)', '''sleep(1)
     try:
-        preemption.starting()
+        preemption.begin_run()
     except preemption.PreemptedError as error:
         sys.exit(str(error))
     ''')
@@ -123,20 +124,20 @@ def test_no_other_run_begins_once_asked_to_leave():
 
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in preemption._SIGNALS]
-    with preemption.heeded(1.):
+    with preemption.handle_signals(1.):
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert [signal.getsignal(number) for number in preemption._SIGNALS] == before
 
 
 def test_the_status_and_the_line(capsys):
-    with pytest.raises(SystemExit) as caught, launch.one_line_errors():
+    with pytest.raises(SystemExit) as caught, cli.one_line_errors():
         preemption.leave()
     assert caught.value.code == 75
     error = capsys.readouterr().err
-    assert error.startswith('preempted at sweep ') and error.count('\n') == 1
+    assert error.startswith('preempted at cycle ') and error.count('\n') == 1
 
 
-COMMAND = ('-m', 'experiments.vae', '--hidden=8', '--latent=2', '--sweeps=2000',
+COMMAND = ('-m', 'experiments.vae', '--hidden=8', '--latent=2', '--cycles=2000',
            '--evaluations=3', '--seeds=2', '--schedule=bandit',
            '--checkpoint_every=0.2', f'--preempt_latency={LATENCY}')
 
@@ -197,8 +198,8 @@ def test_thirty_signals_at_random_moments(number, command, undisturbed, tmp_path
         for share in (*(draw.uniform(0.1, 1) for _ in range(3)), 100):
             status, words, took = disturb(command, folder, number, share * seconds)
             if status == 75:
-                assert attempts.state_of(folder).name in ('pending', 'preempted')
-                assert words.startswith('preempted at sweep ')
+                assert status_log.state_of(folder).name in ('pending', 'preempted')
+                assert words.startswith('preempted at cycle ')
                 assert words.count('\n') == 1
                 left.append((words.split(';')[0], round(took, 1)))
             # While Python starts or stops, TERM ends a process as it always does.

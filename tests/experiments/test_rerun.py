@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import attempts, launch, preemption, rerun, run_folder
-from experiments.launch import SettingError
+from experiments.harness import cli, rerun
+from experiments.harness.errors import SettingError
+from experiments.harness.runs import preemption, run_folder, status_log
 
 # As in test_worker.py, which may have compiled it.
-TINY = ('--hidden=4', '--latent=2', '--sweeps=4', '--evaluations=2',
+TINY = ('--hidden=4', '--latent=2', '--cycles=4', '--evaluations=2',
         '--learning_rate=1e-2', '--seed=1')
 VERDICT = '{} gave the same parameters and metrics again, bit for bit\n'
 
@@ -33,7 +34,7 @@ def again(complete, tmp_path, monkeypatch):
 
 
 def call(*arguments):
-    rerun.main(arguments[0], launch.parse(rerun.define_flags, arguments[1:]))
+    rerun.main(arguments[0], cli.parse(rerun.define_flags, arguments[1:]))
 
 
 def ends(capsys, *arguments):
@@ -77,7 +78,7 @@ def test_a_run_gives_the_same_bits_again(complete, tmp_path, capsys,
     said = capsys.readouterr().out
     assert said.endswith(f'\nidentical: {VERDICT.format(complete)}')
     assert not re.search('was .* and is', said)
-    assert attempts.read_manifest(kept)['digests'] == run_folder.digests(complete)
+    assert status_log.read_manifest(kept)['digests'] == run_folder.digests(complete)
     # The manners are those of this command, not of the run's.
     assert '--checkpoint_every=7' in (kept / 'flags.txt').read_text()
 
@@ -104,7 +105,7 @@ def test_nothing_is_left_behind(complete, again, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', ['params', 'metrics'])
 def test_a_manifest_with_another_digest(complete, again, capsys, name):
-    digests = attempts.read_manifest(complete)['digests']
+    digests = status_log.read_manifest(complete)['digests']
     change(complete, digests={**digests, name: 'f' * 64})
     assert ends(capsys, complete) == (1, (
         f'altered: the {name} in {complete} are not those that its manifest has the '

@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import attempts, gan, launch, preemption, run_folder, vae
-from experiments.run_folder import BusyError, RunFolder, load_params, read_rows
+from experiments import gan, vae
+from experiments.harness import cli, errors
+from experiments.harness.runs import preemption, run_folder, status_log
+from experiments.harness.runs.run_folder import (
+    BusyError, RunFolder, load_params, read_rows)
 
 
 def parse(*arguments):
-    return launch.parse(vae.define_flags, arguments)
+    return cli.parse(vae.define_flags, arguments)
 
 
 @pytest.fixture
@@ -37,10 +40,10 @@ def cwd(tmp_path, monkeypatch):
 
 def test_rows_come_back(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.add_row({'sweep': 1, 'loss': {'encoder': jnp.array([1.5, 2.5])}})
-    folder.add_row({'sweep': 2, 'loss': {'encoder': np.float32(0.25)}})
-    assert read_rows(tmp_path) == [{'sweep': 1, 'loss': {'encoder': [1.5, 2.5]}},
-                                   {'sweep': 2, 'loss': {'encoder': 0.25}}]
+    folder.add_row({'cycle': 1, 'loss': {'encoder': jnp.array([1.5, 2.5])}})
+    folder.add_row({'cycle': 2, 'loss': {'encoder': np.float32(0.25)}})
+    assert read_rows(tmp_path) == [{'cycle': 1, 'loss': {'encoder': [1.5, 2.5]}},
+                                   {'cycle': 2, 'loss': {'encoder': 0.25}}]
 
 
 def test_params_come_back(tmp_path):
@@ -60,7 +63,7 @@ def test_says_how_the_run_was_started(tmp_path, create):
     assert folder.path == tmp_path / 'deep' / 'run'
     again = parse(f'--flagfile={folder.path / "flags.txt"}')
     assert again.flag_values_dict() == values.flag_values_dict()
-    manifest = attempts.read_manifest(folder.path)
+    manifest = status_log.read_manifest(folder.path)
     assert manifest['data'] == {'a file': 'a hash'}
     assert manifest['versions']['jax'] == jax.__version__
     assert manifest['experiment'] == 'vae' and '--seeds=3' in manifest['flags']
@@ -78,7 +81,7 @@ def test_says_what_the_code_had_beside_its_commit(tmp_path, create, monkeypatch)
         for name in '_machine', '_diff':
             monkeypatch.setattr(run_folder, name, asked[name])
         path = create('vae', parse(f'--run_dir={tmp_path / folder}'), {}).path
-        manifest = attempts.read_manifest(path)
+        manifest = status_log.read_manifest(path)
         assert manifest['commit'] == 'c0ffee'
         assert manifest['uncommitted'] == bool(changes)
         return path / 'uncommitted.diff'
@@ -92,12 +95,12 @@ def test_git_is_not_needed(monkeypatch, tmp_path, create):
     monkeypatch.setattr(run_folder, '_machine', run_folder._machine.__wrapped__)
     monkeypatch.setenv('PATH', str(tmp_path))
     folder = create('vae', parse(f'--run_dir={tmp_path / "run"}'), {})
-    manifest = attempts.read_manifest(folder.path)
+    manifest = status_log.read_manifest(folder.path)
     assert manifest['commit'] is None and manifest['uncommitted'] is False
 
 
 def test_every_run_has_a_folder_of_its_own(cwd, create):
-    values = launch.parse(gan.define_flags, ['--order=discriminator*5,generator'])
+    values = cli.parse(gan.define_flags, ['--order=discriminator*5,generator'])
     paths = [create('gan', values, {}).path for _ in range(3)]
     name = 'gan-digits-discriminator-5-generator'
     assert paths == [Path('runs') / (name + end) for end in ('', '-2', '-3')]
@@ -120,7 +123,7 @@ def test_two_runs_at_once_do_not_share_a_folder(cwd, monkeypatch, create):
 
 def complete(folder):
     folder.begin(0)
-    folder.add_row({'sweep': 0, 'seconds': 1.5, 'loss': {'a': [1.], 'b': [2.]}})
+    folder.add_row({'cycle': 0, 'seconds': 1.5, 'loss': {'a': [1.], 'b': [2.]}})
     folder.save_params({'w': jnp.ones(3)})
     folder.finish()
 
@@ -140,8 +143,8 @@ def test_a_complete_run_says_so(tmp_path, create):
     folder.checkpoints.mkdir()
     with folder.attempt():
         complete(folder)
-    assert attempts.state_of(tmp_path) == attempts.State('done', attempts=1)
-    manifest = attempts.read_manifest(tmp_path)
+    assert status_log.state_of(tmp_path) == status_log.State('done', attempts=1)
+    manifest = status_log.read_manifest(tmp_path)
     assert manifest['digests'] == run_folder.digests(tmp_path)
     assert manifest['attempts'] == 1 and manifest['experiment'] == 'vae'
     assert not folder.checkpoints.exists() and not (tmp_path / 'lease').exists()
@@ -172,15 +175,15 @@ def test_a_run_that_was_taken_over_is_not_complete(tmp_path, create):
     folder = create('vae', parse(f'--run_dir={tmp_path}'), {})
     lease = json.loads((tmp_path / 'lease').read_text())
     (tmp_path / 'lease').write_text(json.dumps({**lease, 'token': 'another'}))
-    with pytest.raises(launch.StorageError, match='was taken over by another'):
+    with pytest.raises(errors.StorageError, match='was taken over by another'):
         with folder.attempt():
             complete(folder)
-    assert 'digests' not in attempts.read_manifest(tmp_path)
+    assert 'digests' not in status_log.read_manifest(tmp_path)
     assert (tmp_path / 'lease').exists(), 'which is not its own'
 
 
 @pytest.mark.parametrize('error, outcome', [
-    (launch.DivergedError('too fast'), ('failed', 'diverged', 'too fast')),
+    (errors.DivergedError('too fast'), ('failed', 'diverged', 'too fast')),
     (ValueError('no\nidea'), ('failed', 'crash', 'ValueError: no idea')),
     (preemption.PreemptedError('asked to'), ('preempted', '', ''))])
 def test_an_attempt_that_ends_says_how(error, outcome, tmp_path, create):
@@ -188,8 +191,8 @@ def test_an_attempt_that_ends_says_how(error, outcome, tmp_path, create):
     with pytest.raises(type(error)), folder.attempt():
         folder.begin(0)
         raise error
-    assert attempts.state_of(tmp_path) == attempts.State(*outcome, attempts=1)
-    assert attempts.is_over(tmp_path)
+    assert status_log.state_of(tmp_path) == status_log.State(*outcome, attempts=1)
+    assert status_log.is_over(tmp_path)
     assert (tmp_path / 'crash.txt').exists() == ('crash' in outcome)
     assert not (tmp_path / 'lease').exists(), 'others may go on'
 
@@ -200,15 +203,15 @@ def test_an_attempt_that_is_left_from_a_thread_says_so(tmp_path, create):
         folder.begin(0)
         farewell, = preemption._farewells
         farewell()  # and the process ends
-        assert attempts.state_of(tmp_path) == attempts.State('preempted', attempts=1)
-        assert attempts.is_over(tmp_path) and not (tmp_path / 'lease').exists()
+        assert status_log.state_of(tmp_path) == status_log.State('preempted', attempts=1)
+        assert status_log.is_over(tmp_path) and not (tmp_path / 'lease').exists()
     assert not preemption._farewells
 
 
 @pytest.mark.parametrize('where', ['file/run', 'file', 'x' * 300])
 def test_folder_that_cannot_be_made(where, cwd, create):
     (cwd / 'file').touch()
-    with pytest.raises(launch.SettingError) as caught:
+    with pytest.raises(errors.SettingError) as caught:
         create('vae', parse(f'--run_dir={where}'), {})
     assert str(caught.value).startswith(f'folder {where} cannot be written (')
     assert [path.name for path in cwd.iterdir()] == ['file']
@@ -216,9 +219,9 @@ def test_folder_that_cannot_be_made(where, cwd, create):
 
 def test_runs_that_is_no_folder(cwd, create):
     (cwd / 'runs').touch()
-    with pytest.raises(launch.SettingError, match='folder runs/vae-.* cannot be'):
+    with pytest.raises(errors.SettingError, match='folder runs/vae-.* cannot be'):
         create('vae', parse(), {})
-    with pytest.raises(launch.SettingError, match='folder runs/x cannot be written'):
+    with pytest.raises(errors.SettingError, match='folder runs/x cannot be written'):
         run_folder.new_folder(Path('runs/x'))
 
 
@@ -227,5 +230,5 @@ def test_folder_that_may_not_be_read(cwd, monkeypatch, create):
         raise PermissionError(13, 'Permission denied')
 
     monkeypatch.setattr(Path, 'exists', refuse)
-    with pytest.raises(launch.SettingError, match=r'\(Permission denied\)'):
+    with pytest.raises(errors.SettingError, match=r'\(Permission denied\)'):
         create('vae', parse('--run_dir=run'), {})

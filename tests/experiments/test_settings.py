@@ -4,27 +4,27 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import launch, rules, settings
+from experiments.harness import block_choice, cli, errors, training_flags
 
 BLOCKS = 'encoder', 'decoder'
 
 
 def define_flags(values):
-    settings.define_flags(values, order='decoder,encoder', learning_rate='1e-3',
+    training_flags.define_flags(values, order='decoder,encoder', learning_rate='1e-3',
                           batch_size=128, epochs=10, fresh_minibatches=False)
 
 
 def parse(*arguments):
-    return launch.parse(define_flags, arguments)
+    return cli.parse(define_flags, arguments)
 
 
 def read_order(*arguments):
-    return settings.read_order(parse(*arguments), BLOCKS)
+    return training_flags.read_order(parse(*arguments), BLOCKS)
 
 
 def test_defaults_are_those_of_the_experiment():
     order = read_order()
-    assert order == settings.Order(
+    assert order == training_flags.UpdatePlan(
         ('decoder', 'encoder'), BLOCKS, {'encoder': 1e-3, 'decoder': 1e-3}, None)
 
 
@@ -34,7 +34,7 @@ def test_joint_has_one_rate():
     assert order.rates == {'joint': 0.01}
 
 
-@pytest.mark.parametrize('name', rules.NAMES)
+@pytest.mark.parametrize('name', block_choice.NAMES)
 def test_every_schedule_chooses_among_the_blocks(name):
     order = read_order('--order=encoder*2,decoder', f'--schedule={name}')
     assert order.choice.build([1., 1.], jax.random.key(0)).num_blocks == 2
@@ -62,30 +62,30 @@ def test_shuffled_keeps_the_visits_and_uniform_their_share():
     (('--order=simultaneous', '--schedule=uniform'), ('--schedule=uniform',)),
 ])
 def test_bad_order(arguments, words):
-    with pytest.raises(launch.SettingError) as caught:
+    with pytest.raises(errors.SettingError) as caught:
         read_order(*arguments)
     assert all(word in str(caught.value) for word in words)
 
 
-@pytest.mark.parametrize('arguments, sweeps', [
-    ((), 70), (('--epochs=0.5',), 4), (('--sweeps=3',), 3),
+@pytest.mark.parametrize('arguments, cycles', [
+    ((), 70), (('--epochs=0.5',), 4), (('--cycles=3',), 3),
     (('--batch_size=1000', '--epochs=1'), 1)])
-def test_length(arguments, sweeps):
+def test_length(arguments, cycles):
     # A thousand images hold seven minibatches of 128.
-    assert settings.read_sweeps(parse(*arguments), 1000) == sweeps
+    assert training_flags.read_cycles(parse(*arguments), 1000) == cycles
 
 
 @pytest.mark.parametrize('arguments, words', [
     (('--batch_size=1001',), '--batch_size=1001 exceeds the 1000'),
-    (('--epochs=0.01',), '--epochs=0.01 is less than one sweep')])
+    (('--epochs=0.01',), '--epochs=0.01 is less than one cycle')])
 def test_bad_length(arguments, words):
-    with pytest.raises(launch.SettingError, match=words):
-        settings.read_sweeps(parse(*arguments), 1000)
+    with pytest.raises(errors.SettingError, match=words):
+        training_flags.read_cycles(parse(*arguments), 1000)
 
 
 @pytest.mark.parametrize('argument, words', [
     ('--learing_rate=1', 'Did you mean: learning_rate'),
-    ('--seeds=0', 'seeds'), ('--sweeps=0', 'sweeps'), ('--batch_size=0', 'batch_size'),
+    ('--seeds=0', 'seeds'), ('--cycles=0', 'cycles'), ('--batch_size=0', 'batch_size'),
     ('--evaluations=0', 'evaluations'), ('--seeds=two', 'seeds'),
     ('--seed=-1', 'seed'), ('--seed=3000000000', 'seed'), ('--refresh=0', 'refresh'),
     ('--epochs=-1', 'epochs'), ('--epochs=nan', '--epochs=nan; give a finite'),
@@ -93,6 +93,6 @@ def test_bad_length(arguments, words):
     ('--schedule=cyclc', 'cyclic'), ('--flagfile=/no/such', '/no/such'),
     ('vae', "unexpected argument 'vae'")])
 def test_bad_flag(argument, words):
-    with pytest.raises(launch.SettingError) as caught:
+    with pytest.raises(errors.SettingError) as caught:
         parse(argument)
     assert words in str(caught.value) and '\n' not in str(caught.value)

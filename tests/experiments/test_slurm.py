@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch import SettingError
-from experiments.runner import slurm
+from experiments.harness.errors import SettingError
+from experiments.harness.sweep import slurm
 
 STEPS = 100
 

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from experiments import attempts
-from experiments.runner import overview, sweep as sweeps
+from experiments.harness.runs import status_log
+from experiments.harness.sweep import spec as sweeps, sweep_status
 
 TOML = '''
 title = 'Eight trials'
@@ -21,7 +21,7 @@ title = 'Small VAEs'
 experiment = 'vae'
 metric = 'neg_elbo'
 label = 'test -ELBO'
-flags = {hidden = 8, latent = 2, sweeps = 10000, evaluations = 2}
+flags = {hidden = 8, latent = 2, cycles = 10000, evaluations = 2}
 product = {order = ['joint', 'decoder,encoder'], seed = [0, 1, 2, 3]}
 '''
 
@@ -39,7 +39,7 @@ def launch(launch_sweep):
 
 
 def digests(folder):
-    return {run.name: attempts.read_manifest(run)['digests']
+    return {run.name: status_log.read_manifest(run)['digests']
             for run in sorted(folder.glob('vae-*'))}
 
 
@@ -50,7 +50,7 @@ def attempt(run):
         # The first checkpoint may be of its beginning.
         numbers = [int(path.name) for path in (run / 'checkpoints').glob('[0-9]*')]
         if max(numbers, default=0) > 2:
-            return attempts.read(run)[-1]
+            return status_log.read(run)[-1]
         time.sleep(0.1)
     raise AssertionError(f'{run} was not seen at work')
 
@@ -74,9 +74,9 @@ def test_an_array_of_eight_trials(launch, tmp_path):
     assert first.returncode == 1, words
     assert 'submitted 8 jobs to Slurm' in words
     assert '1 of 8 trials are not done, and no job is left' in words
-    seen = overview.look(sweep, storm)
-    assert [trial.folder for trial in seen.having('preempted')] == [cancelled.name]
-    assert len(seen.having('done')) == 7
+    seen = sweep_status.read_status(sweep, storm)
+    assert [trial.folder for trial in seen.in_state('preempted')] == [cancelled.name]
+    assert len(seen.in_state('done')) == 7
 
     second = launch(storm, '--cluster=slurm', '--trials_per_job=1')
     words = second.communicate(timeout=600)[0]
@@ -84,10 +84,10 @@ def test_an_array_of_eight_trials(launch, tmp_path):
     assert 'submitted 1 jobs to Slurm' in words
     assert digests(storm) == digests(calm)
     for run in killed, cancelled, requeued:
-        begun = [line['sweep'] for line in attempts.read(run) if 'began' in line]
+        begun = [line['cycle'] for line in status_log.read(run) if 'began' in line]
         assert len(begun) == 2 and begun[0] == 0 < begun[1]
     for trial in sweep.trials:
-        outcomes = [line.get('outcome') for line in attempts.read(storm / trial.folder)]
+        outcomes = [line.get('outcome') for line in status_log.read(storm / trial.folder)]
         assert outcomes.count('done') == 1
         if storm / trial.folder not in (killed, cancelled, requeued):
             assert outcomes == [None, 'done']

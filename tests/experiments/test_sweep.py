@@ -5,11 +5,12 @@ import os
 
 import pytest
 
-from experiments import gan, launch, rules, vae
-from experiments.launch import SettingError
-from experiments.runner import sweep
-from experiments.runner.identity import identity
-from experiments.settings import FREE
+from experiments import gan, vae
+from experiments.harness import block_choice, cli
+from experiments.harness.errors import SettingError
+from experiments.harness.sweep import spec
+from experiments.harness.sweep.trial_id import identity
+from experiments.harness.training_flags import NON_IDENTITY_FLAGS
 
 HEAD = "title = 'T'\n"
 TABLE = '''
@@ -27,7 +28,7 @@ def read(tmp_path):
     def read(text, *overrides):
         path = tmp_path / 'some.toml'
         path.write_text(text, encoding='utf-8')
-        return sweep.read(path, overrides)
+        return spec.read(path, overrides)
     return read
 
 
@@ -42,7 +43,7 @@ def names(made):
 def test_a_table_alone_is_one_trial_of_defaults(read):
     made = read(HEAD + TABLE)
     trial, = made.trials
-    values = launch.parse(vae.define_flags, [])
+    values = cli.parse(vae.define_flags, [])
     assert trial == ('vae', (), identity('vae', values))
     assert trial.folder == f'vae-{trial.id}'
     assert made == ('some', 'T', '', (trial,), ((
@@ -149,7 +150,7 @@ def test_an_override_leaves_one_of_entries_that_had_nothing_else(read):
     assert arguments(made) == [('--order=encoder', '--fresh_minibatches=true')]
 
 
-LISTED = "there are batch_size, beta, dataset, epochs, "
+LISTED = "there are batch_size, beta, cycles, dataset, epochs, "
 ARRAY = 'make it an array, as in [0, 1] or [[table]].'
 
 
@@ -173,8 +174,8 @@ def test_errors_in_the_file(read, text, words):
     (TABLE + 'flag = {}', "table 'A': unknown key 'flag'; there are title, about, "
      'experiment, metric, label, tune, flags, list, zip, product. Did you mean '
      "'flags'?"),
-    (TABLE.replace('vae', 'vea'), "table 'A': unknown experiment 'vea'; there are vae, "
-     "gan. Did you mean 'vae'?"),
+    (TABLE.replace('vae', 'vea'), "table 'A': unknown experiment 'vea'; there are gan, "
+     "vae. Did you mean 'vae'?"),
     (TABLE.replace('neg_elbo', 'negelbo'), "table 'A': unknown metric 'negelbo'; there "
      "are neg_elbo. Did you mean 'neg_elbo'?"),
     (TABLE.replace("'neg_elbo'", '3'), "table 'A': metric is 3; make it text, as in "
@@ -189,7 +190,7 @@ def test_errors_in_the_head_of_a_table(read, text, words):
     ('zip = {help = [true]}', f"unknown flag 'help'; {LISTED}*"),
     ('flags = {name = 2}', f"unknown flag 'name'; {LISTED}*"),
     *((f'product = {{{name} = [1]}}', f'{name} says where and how a run is made, not '
-       'what it is; leave it to the command line of the sweep.') for name in FREE),
+       'what it is; leave it to the command line of the sweep.') for name in NON_IDENTITY_FLAGS),
     ('flags = {seed = 0}\nproduct = {seed = [1]}', 'seed is in two of flags, list, zip '
      'and product; keep one of them.'),
     ('list = [{latent = 2}]\nzip = {latent = [1]}', 'latent is in two of flags, list, '
@@ -268,20 +269,20 @@ def check_error(read, text, words, *overrides):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(SettingError, match=r'nowhere\.toml: cannot be read \(No such '
                        r'file or directory\); name a file that can\.$'):
-        sweep.read(tmp_path / 'nowhere.toml')
+        spec.read(tmp_path / 'nowhere.toml')
     (tmp_path / 'latin.toml').write_bytes(b"title = '\xe9'")
     with pytest.raises(SettingError, match=r"latin\.toml: is not TOML: 'utf-8' codec"):
-        sweep.read(tmp_path / 'latin.toml')
+        spec.read(tmp_path / 'latin.toml')
 
 
 def test_the_identity_of_a_trial_stays():
     # Whoever changes this orphans everybody's results: their trials would run again.
-    values = launch.parse(vae.define_flags, ['--order=joint', '--seed=1'])
+    values = cli.parse(vae.define_flags, ['--order=joint', '--seed=1'])
     assert identity('vae', values) == '8e13e8a18b07d6b5'
 
 
 def identity_of(*flags, experiment='vae', module=vae):
-    return identity(experiment, launch.parse(module.define_flags, flags))
+    return identity(experiment, cli.parse(module.define_flags, flags))
 
 
 def test_identity_counts_what_changes_numbers_and_only_that():
@@ -310,7 +311,7 @@ def test_numbers_in_text_count_by_their_value():
 def test_identity_counts_the_experiment_and_the_schema(monkeypatch):
     before = identity_of(module=gan)
     assert before != identity_of(experiment='gan', module=gan)
-    monkeypatch.setattr('experiments.runner.identity.SCHEMA', 2)
+    monkeypatch.setattr('experiments.harness.sweep.trial_id.SCHEMA', 2)
     assert before != identity_of(module=gan)
 
 
@@ -325,30 +326,30 @@ product = {order = ['joint', 'encoder'], learning_rate = [1e-3, 1e-2], seed = [0
 def test_a_sweep_is_read_back_as_it_was_saved(made, tmp_path):
     folder = tmp_path / 'new' / 'folder'
     for _ in range(2):
-        sweep.save(made, folder)
-        back = sweep.load(folder)
-        assert back == made and type(back.tables[0].rows[0]) is sweep.Row
+        spec.save(made, folder)
+        back = spec.load(folder)
+        assert back == made and type(back.tables[0].rows[0]) is spec.Row
         assert back.trials[0].folder == made.trials[0].folder
         assert hash(back.trials) == hash(made.trials)
         assert os.listdir(folder) == ['sweep.json']
 
 
 def test_saving_is_all_or_nothing(made, tmp_path, monkeypatch):
-    sweep.save(made, tmp_path)
+    spec.save(made, tmp_path)
 
     def fail(descriptor):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(os, 'fsync', fail)
     with pytest.raises(OSError, match='No space'):
-        sweep.save(made._replace(title='other'), tmp_path)
-    assert sweep.load(tmp_path) == made
+        spec.save(made._replace(title='other'), tmp_path)
+    assert spec.load(tmp_path) == made
     assert [path.name for path in tmp_path.glob('*.json')] == ['sweep.json']
 
 
 def test_a_folder_without_a_sweep(tmp_path):
     with pytest.raises(SettingError, match=r'holds no sweep; name the folder of one'):
-        sweep.load(tmp_path)
+        spec.load(tmp_path)
 
 
 NAMES = ['binarized_mnist', 'gan_mnist', 'quickstart', 'rules', 'smoke']
@@ -356,24 +357,24 @@ NAMES = ['binarized_mnist', 'gan_mnist', 'quickstart', 'rules', 'smoke']
 
 @pytest.mark.parametrize('name', NAMES)
 def test_sweeps_of_the_package(name):
-    made = sweep.read(sweep.named(name))
+    made = spec.read(spec.named(name))
     assert made.name == name and made.trials and made.title
-    text = sweep.named(name).read_text(encoding='utf-8')
+    text = spec.named(name).read_text(encoding='utf-8')
     assert text.startswith('# ') and '\n# Takes: ' in text
 
 
 def test_rules_has_every_rule():
-    made = sweep.read(sweep.named('rules'), ['epochs=1', 'seed=0'])
-    tried = {launch.parse(vae.define_flags, trial.arguments).schedule
+    made = spec.read(spec.named('rules'), ['epochs=1', 'seed=0'])
+    tried = {cli.parse(vae.define_flags, trial.arguments).schedule
              for trial in made.trials}
-    assert tried == {'cyclic', *rules.NAMES}
+    assert tried == {'cyclic', *block_choice.NAMES}
 
 
 def test_sweeps_are_named_by_name_or_path(tmp_path):
-    assert sweep.named(f'{tmp_path}/mine.toml') == tmp_path / 'mine.toml'
-    assert sorted(path.stem for path in sweep.named('smoke').parent.iterdir()) == NAMES
+    assert spec.named(f'{tmp_path}/mine.toml') == tmp_path / 'mine.toml'
+    assert sorted(path.stem for path in spec.named('smoke').parent.iterdir()) == NAMES
     with pytest.raises(SettingError) as caught:
-        sweep.named('smok')
+        spec.named('smok')
     assert str(caught.value) == (
         f"unknown sweep 'smok'; there are {', '.join(NAMES)}. Did you mean 'smoke'? A "
         'file of your own is named by its path, as in ./smok.toml.')

@@ -14,11 +14,13 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from experiments import attempts, figures
-from experiments.compare import over_seeds, pool
-from experiments.lease import Lease
-from experiments.runner import report, sweep, tables, text
-from experiments.runner.sweep import Row, Sweep, Table, Trial
+from experiments.harness.report import figures
+from experiments.harness.report import sweep_report, tables, text
+from experiments.harness.report.compare import over_seeds, pool
+from experiments.harness.runs import status_log
+from experiments.harness.runs.run_lock import RunLock
+from experiments.harness.sweep import spec
+from experiments.harness.sweep.spec import Row, Sweep, Table, Trial
 
 NAN = float('nan')
 
@@ -93,16 +95,16 @@ class Maker:
     def write(self, trial, tests, losses=(3., 2.), **facts):
         """Write a run that is done; `tests` are (sweep, gflop, metric)."""
         path = self.path(trial)
-        rows = [{'sweep': at, 'gflop': gflop, 'seconds': 2. * at,
+        rows = [{'cycle': at, 'gflop': gflop, 'seconds': 2. * at,
                  'test': {'neg_elbo': [value]}} for at, gflop, value in tests]
         steps = np.linspace(0, tests[-1][0], len(losses) + 1)[1:]
-        rows += [{'sweep': at, 'gflop': 0., 'seconds': 0., 'loss': {'a': [loss]}}
+        rows += [{'cycle': at, 'gflop': 0., 'seconds': 0., 'loss': {'a': [loss]}}
                  for at, loss in zip(steps, losses)]
-        rows.sort(key=lambda row: (row['sweep'], 'test' in row))
+        rows.sort(key=lambda row: (row['cycle'], 'test' in row))
         (path / 'metrics.jsonl').write_text(
             ''.join(json.dumps(row) + '\n' for row in rows))
-        attempts.began(path, 0)
-        attempts.ended(path, 'done')
+        status_log.began(path, 0)
+        status_log.ended(path, 'done')
         (path / 'manifest.json').write_text(json.dumps({
             'python': '3.11', 'versions': {'numpy': '2', 'jax': '0.10'}, 'devices': 1,
             'device': 'cpu <8>', 'cores': 2, 'commit': 'c0ffee', 'uncommitted': False,
@@ -110,8 +112,8 @@ class Maker:
         return path
 
     def fail(self, trial, kind, reason):
-        attempts.began(self.path(trial), 0)
-        attempts.ended(self.path(trial), 'failed', kind, reason)
+        status_log.began(self.path(trial), 0)
+        status_log.ended(self.path(trial), 'failed', kind, reason)
 
     def sweep(self, *rows, about='What is compared.'):
         return Sweep('hand', 'Two & <more>', about, tuple(self.trials.values()), tuple(
@@ -136,8 +138,8 @@ def shown(tmp_path_factory):
     path = make.write(other, [(0, 0., 9.), (2, 8., 3.)], commit=None)
     figures.grid(path / 'samples.png', np.eye(8)[None, :, :, None].repeat(8, 0))
     value = make.sweep(rows)
-    sweep.save(value, folder)
-    return folder, value, Page(report.write(value, folder))
+    spec.save(value, folder)
+    return folder, value, Page(sweep_report.write(value, folder))
 
 
 def test_needs_nothing_else(shown):
@@ -161,7 +163,7 @@ def test_needs_nothing_else(shown):
 
 def test_says_what_the_runs_say(shown):
     _, _, page = shown
-    assert page.rows[0] == ['', 'at 2 sweeps', 'at 4.00 GFLOP', 'seeds', 'GFLOP',
+    assert page.rows[0] == ['', 'at 2 cycles', 'at 4.00 GFLOP', 'seeds', 'GFLOP',
                             'seconds']
     # At two sweeps each, and at 4 GFLOP, half of the second row's runs.
     assert page.row('joint') == ['6.0 ± 1.0', '6.0 ± 1.0', '2', '4.00', '4.00']
@@ -198,7 +200,7 @@ def test_says_how_to_repeat_each_trial(shown):
     commands = [shlex.split(line) for text in page.pre for line in text.splitlines()]
     for trial in value.trials:
         assert ['python', '-m', 'experiments.vae', *trial.arguments] in commands
-        again = ['python', '-m', 'experiments.rerun', str(folder / trial.folder)]
+        again = ['python', '-m', 'experiments.harness.rerun', str(folder / trial.folder)]
         done = (folder / trial.folder / 'metrics.jsonl').exists()
         assert (again in commands) == done
 
@@ -233,8 +235,8 @@ def tuned(tmp_path_factory):
             *(row(f'row {end}', {'rate=1': 1.}, end) for end in (9., 4., 5., 6., 7.)),
             row('row 8', {'rate=2': 1.}, 8.)]
     value = make.sweep(rows)
-    sweep.save(value, folder)
-    return folder, value, Page(report.write(value, folder))
+    spec.save(value, folder)
+    return folder, value, Page(sweep_report.write(value, folder))
 
 
 def test_numbers_are_numpys(tuned):
@@ -243,7 +245,7 @@ def test_numbers_are_numpys(tuned):
     for trial in value.trials:
         lines = (folder / trial.folder / 'metrics.jsonl').read_text().splitlines()
         read[trial.id] = np.array([
-            [row['sweep'], row['gflop'], *row['test']['neg_elbo']]
+            [row['cycle'], row['gflop'], *row['test']['neg_elbo']]
             for row in map(json.loads, lines) if 'test' in row]).T
     shown = [row.variants.get('rate=2') or row.variants['rate=1']
              for row in value.tables[0].rows]
@@ -254,14 +256,14 @@ def test_numbers_are_numpys(tuned):
     for line, names in zip(lines, shown):
         ends = [read[name][2][-1] for name in names]
         spent = [np.interp(budget, *read[name][1:]) for name in names]
-        for column, values in ('at_sweeps', ends), ('at_gflop', spent):
+        for column, values in ('at_cycles', ends), ('at_gflop', spent):
             mean, error = np.mean(values), np.std(values, ddof=1) / 3 ** 0.5
             np.testing.assert_allclose(float(line[column]), mean, rtol=1e-14)
             np.testing.assert_allclose(float(line[f'{column}_error']), error,
                                        rtol=1e-12)
             assert f'{mean:.3f} ± {error:.3f}' in [
                 cell.strip('*') for cell in page.row(line['row'])]
-        assert (line['sweeps'], float(line['gflop'])) == ('15.0', budget)
+        assert (line['cycles'], float(line['gflop'])) == ('15.0', budget)
         assert line['seconds_a_seed'] == '30.0' and line['seeds'] == '3'
         np.testing.assert_allclose(float(line['gflop_a_seed']), np.mean(
             [read[name][1][-1] for name in names]))
@@ -290,7 +292,7 @@ def test_a_terminal_shows_what_the_page_does(tuned):
 
 def test_draws_the_best_six(tuned):
     _, _, page = tuned
-    assert 'The best 6 of 7 rows at equal sweeps are drawn.' in page.text
+    assert 'The best 6 of 7 rows at equal cycles are drawn.' in page.text
     assert len(page.all('li')) == 6 and len(page.all('img')) == 3 + 6
     assert 'Training losses: row 9.0' not in [image['alt'] for image in page.all('img')]
 
@@ -313,9 +315,10 @@ def test_the_same_files_make_the_same_bytes(shown):
         path.unlink()
     # Another process, whose sets are in another order.
     code = ('import pathlib, sys\n'
-            'from experiments.runner import report, sweep\n'
+            'from experiments.harness.report import sweep_report\n'
+            'from experiments.harness.sweep import spec\n'
             'folder = pathlib.Path(sys.argv[1])\n'
-            'report.write(sweep.load(folder), folder)')
+            'sweep_report.write(spec.load(folder), folder)')
     seed = '2' if os.environ.get('PYTHONHASHSEED') == '1' else '1'
     subprocess.run([sys.executable, '-c', code, folder], check=True,
                    env={**os.environ, 'PYTHONHASHSEED': seed})
@@ -327,12 +330,12 @@ def test_a_sweep_that_has_just_begun(tmp_path):
     make = Maker(tmp_path)
     row = make.row('joint', None, None, None)
     running, left, _ = row.variants['']
-    attempts.began(make.path(left), 0)
-    attempts.ended(make.path(left), 'preempted')
-    attempts.began(make.path(running), 0)
-    lease = Lease(make.path(running))
+    status_log.began(make.path(left), 0)
+    status_log.ended(make.path(left), 'preempted')
+    status_log.began(make.path(running), 0)
+    lease = RunLock(make.path(running))
     value = make.sweep([row], about='')
-    page = Page(report.write(value, tmp_path))
+    page = Page(sweep_report.write(value, tmp_path))
     lease.give_back()
     assert ('3 trials: 0 done, 1 running, 1 preempted, 1 pending, 0 failed.'
             in page.text)
@@ -344,7 +347,7 @@ def test_a_sweep_that_has_just_begun(tmp_path):
 
 
 def test_an_empty_sweep(tmp_path):
-    page = Page(report.write(Maker(tmp_path).sweep(), tmp_path))
+    page = Page(sweep_report.write(Maker(tmp_path).sweep(), tmp_path))
     assert '0 trials' in page.text and 'Two & <more>' in page.text
 
 

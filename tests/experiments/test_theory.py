@@ -11,7 +11,8 @@ import optax
 import pytest
 
 from cdgm import Block, block_descent
-from experiments import launch, theory
+from experiments import theory
+from experiments.harness import cli
 from experiments.theory import __main__ as command
 from experiments.theory import rows, spectra
 from experiments.theory.rows import Row, holds
@@ -69,7 +70,7 @@ def write_command(monkeypatch, tmp_path, *table):
     monkeypatch.setattr(theory, 'ROWS', tuple(lambda row=row: row for row in table))
     monkeypatch.setattr(command.drawings, 'draw', lambda folder: None)
     monkeypatch.setattr(sys, 'argv', ['theory', f'--out_dir={tmp_path}'])
-    launch.run(command.define_flags, command.main, '')
+    cli.run(command.define_flags, command.main, '')
 
 
 GOOD, BAD = Row('one', 1., 1., 'a'), Row('two, "quoted"', 1., 2., 'b')

@@ -13,15 +13,15 @@ import optax
 import pytest
 
 import cdgm
-from experiments import costs, training
-from experiments.launch import DivergedError
-from experiments.group import Run
-from experiments.progress import Progress
-from experiments.rules import Choice, Probe
-from experiments.run_folder import RunFolder, read_rows
-from experiments.settings import Order
-from experiments.study import Given, Study
-from experiments.training import Pace, Trainer
+from experiments.harness.block_choice import Choice, Probe
+from experiments.harness.errors import DivergedError
+from experiments.harness.runs.run_folder import RunFolder, read_rows
+from experiments.harness.task import TracedInputs, Task
+from experiments.harness.train import flops, trainer
+from experiments.harness.train.progress import Progress
+from experiments.harness.train.run_batch import Run
+from experiments.harness.train.trainer import CheckpointPolicy, Trainer
+from experiments.harness.training_flags import UpdatePlan
 
 IMAGES, BATCH, SWEEPS, WIDTH = 9, 2, 8, 32
 MINIBATCHES = IMAGES // BATCH
@@ -57,14 +57,14 @@ def blocks(hyper):
 
 
 def ordered(*updates, choice=None):
-    return Order(updates, ('a', 'b'), {}, choice)
+    return UpdatePlan(updates, ('a', 'b'), {}, choice)
 
 
-def given(keys, rate=RATE):
-    return Given(keys, {'rate': jnp.full(len(keys), rate)})
+def traced_inputs(keys, rate=RATE):
+    return TracedInputs(keys, {'rate': jnp.full(len(keys), rate)})
 
 
-STUDY = Study(
+STUDY = Task(
     init=init, descent=blocks, order=ordered('b', 'a'), images=jnp.eye(IMAGES),
     prepare=prepare,
     evaluate=lambda params, hyper: {'norm': jnp.linalg.norm(params['b'])},
@@ -75,29 +75,29 @@ STUDIES = {'fresh': STUDY, 'shared': STUDY._replace(fresh=False),
            'simultaneous': STUDY._replace(order=ordered('simultaneous'))}
 
 
-def train_in(path, study, evaluations=2, keys=KEYS, sweeps=SWEEPS):
+def train_in(path, task, evaluations=2, keys=KEYS, cycles=SWEEPS):
     """Parameters, or the error that ended the run."""
-    one = jax.tree.map(lambda x: x[0], given(keys))
-    params, = Trainer(study, sweeps, evaluations, one).train(
-        [Run(RunFolder(path), given(keys))], Pace(), Progress('toy', sweeps))
+    one = jax.tree.map(lambda x: x[0], traced_inputs(keys))
+    params, = Trainer(task, cycles, evaluations, one).train(
+        [Run(RunFolder(path), traced_inputs(keys))], CheckpointPolicy(), Progress('toy', cycles))
     return params
 
 
 @pytest.fixture(scope='module')
 def train(tmp_path_factory, cheap_compilation):
-    """(study, evaluations, keys) -> (params, rows) after `SWEEPS` sweeps."""
-    def train(study, evaluations=2, keys=KEYS):
+    """(task, evaluations, keys) -> (params, rows) after `SWEEPS` cycles."""
+    def train(task, evaluations=2, keys=KEYS):
         path = tmp_path_factory.mktemp('run')
         with cheap_compilation():
-            params = train_in(path, study, evaluations, keys)
+            params = train_in(path, task, evaluations, keys)
         return params, read_rows(path)
     return train
 
 
 @pytest.fixture(scope='module')
 def trained(train):
-    """name -> (params, rows) of a study."""
-    return {name: train(study) for name, study in STUDIES.items()}
+    """name -> (params, rows) of a task."""
+    return {name: train(task) for name, task in STUDIES.items()}
 
 
 def assert_equal_trees(got, wanted, **tolerance):
@@ -115,30 +115,30 @@ def descend(params, name, batch, key):
     return params[name] - RATE * grad, seen
 
 
-def sweep_in_order(params, batches, keys):
+def cycle_in_order(params, batches, keys):
     b, second = descend(params, 'b', batches[0], keys[0])
     params = {**params, 'b': b}
     a, first = descend(params, 'a', batches[-1], keys[-1])
     return {**params, 'a': a}, (first, second)
 
 
-def sweep_from_one_point(params, batches, keys):
+def cycle_from_one_point(params, batches, keys):
     a, first = descend(params, 'a', batches[0], keys[0])
     b, second = descend(params, 'b', batches[0], keys[0])
     return {'a': a, 'b': b}, (first, second)
 
 
-SWEEPS_BY_HAND = {'fresh': sweep_in_order, 'shared': sweep_in_order,
-                  'simultaneous': sweep_from_one_point}
+SWEEPS_BY_HAND = {'fresh': cycle_in_order, 'shared': cycle_in_order,
+                  'simultaneous': cycle_from_one_point}
 
 
-def minibatches_by_hand(key, sweep, per_sweep):
-    """Minibatches of a sweep and the keys of their noise."""
+def minibatches_by_hand(key, cycle, per_cycle):
+    """Minibatches of a cycle and the keys of their noise."""
     pixels, noise = jax.random.split(
-        jax.random.fold_in(jax.random.fold_in(key, 2), sweep), (2, per_sweep))
+        jax.random.fold_in(jax.random.fold_in(key, 2), cycle), (2, per_cycle))
     batches = []
-    for update in range(per_sweep):
-        epoch, number = divmod(sweep * per_sweep + update, MINIBATCHES)
+    for update in range(per_cycle):
+        epoch, number = divmod(cycle * per_cycle + update, MINIBATCHES)
         order = jax.random.permutation(
             jax.random.fold_in(jax.random.fold_in(key, 1), epoch), IMAGES)
         chosen = order[number * BATCH:(number + 1) * BATCH]
@@ -149,28 +149,28 @@ def minibatches_by_hand(key, sweep, per_sweep):
 @pytest.mark.parametrize('name', STUDIES)
 def test_equals_a_loop_in_python(name, trained):
     final, rows = trained[name]
-    sweep_once = jax.jit(SWEEPS_BY_HAND[name])
+    cycle_once = jax.jit(SWEEPS_BY_HAND[name])
     for seed, key in enumerate(KEYS):
         params = init(jax.random.fold_in(key, 0))
-        for sweep in range(SWEEPS):
-            data = minibatches_by_hand(key, sweep, 2 if name == 'fresh' else 1)
-            params, seen = sweep_once(params, *data)
+        for cycle in range(SWEEPS):
+            data = minibatches_by_hand(key, cycle, 2 if name == 'fresh' else 1)
+            params, seen = cycle_once(params, *data)
             for block, (value, _, _) in zip('ab', seen):
                 np.testing.assert_allclose(
-                    rows[sweep + 1]['loss'][block][seed], value, rtol=1e-12)
+                    rows[cycle + 1]['loss'][block][seed], value, rtol=1e-12)
         assert_equal_trees(jax.tree.map(lambda x: x[seed], final), params, rtol=1e-12)
 
 
 def test_an_epoch_sees_every_image_once(trained):
-    # Two updates a sweep on their own minibatches: an epoch of four is two sweeps.
-    for name, blocks, sweeps in ('fresh', 'ab', 2), ('shared', 'a', 4):
+    # Two updates a cycle on their own minibatches: an epoch of four is two cycles.
+    for name, blocks, cycles in ('fresh', 'ab', 2), ('shared', 'a', 4):
         rows = trained[name][1][1:]
         seen = np.array([sum(np.array(row['aux'][b]['images']) for b in blocks)
-                         for row in rows]).reshape(-1, sweeps, 2, IMAGES)
+                         for row in rows]).reshape(-1, cycles, 2, IMAGES)
         for epoch in seen.sum(axis=1).reshape(-1, IMAGES):
             # Nine images are four minibatches of two, and one is left over.
             assert sorted(epoch) == [0] + [1] * 8
-        orders = seen.transpose(0, 2, 1, 3).reshape(-1, sweeps * IMAGES)
+        orders = seen.transpose(0, 2, 1, 3).reshape(-1, cycles * IMAGES)
         assert len(np.unique(orders, axis=0)) == len(orders), 'not one for all'
 
 
@@ -183,21 +183,21 @@ def test_a_sweep_draws_once_or_for_every_update(trained):
 
 
 def test_rows_count_sweeps_and_passes_over_the_data(trained):
-    for name, per_sweep in ('fresh', 2), ('shared', 1), ('simultaneous', 1):
+    for name, per_cycle in ('fresh', 2), ('shared', 1), ('simultaneous', 1):
         rows = trained[name][1]
-        assert [row['sweep'] for row in rows] == list(range(SWEEPS + 1))
-        assert [row['sweep'] for row in rows if 'test' in row] == [0, 4, 8]
-        assert rows[-1]['epoch'] == SWEEPS * per_sweep / MINIBATCHES
+        assert [row['cycle'] for row in rows] == list(range(SWEEPS + 1))
+        assert [row['cycle'] for row in rows if 'test' in row] == [0, 4, 8]
+        assert rows[-1]['epoch'] == SWEEPS * per_cycle / MINIBATCHES
 
 
 def test_numbers_do_not_depend_on_the_chunks(trained, train, monkeypatch):
     params, rows = trained['fresh']
-    monkeypatch.setattr(training, '_ROWS', 3)
+    monkeypatch.setattr(trainer, '_ROWS', 3)
     chunked, fewer = train(STUDY, evaluations=4)
-    assert [row['sweep'] for row in fewer] == [0, 2, 3, 4, 6, 8]
+    assert [row['cycle'] for row in fewer] == [0, 2, 3, 4, 6, 8]
     assert_equal_trees(chunked, params, rtol=0)
     for row in fewer:
-        other = rows[row['sweep']]
+        other = rows[row['cycle']]
         assert row['epoch'] == other['epoch']
         assert row.get('test', other.get('test')) == other.get('test', row.get('test'))
     np.testing.assert_allclose(
@@ -228,11 +228,11 @@ def test_driven_by_a_schedule_is_in_order(train, trained):
 @pytest.mark.parametrize('name', STUDIES)
 def test_flops_are_those_of_a_sweep_by_hand(name, trained):
     count = 2 if name == 'fresh' else 1
-    by_hand = costs.flops_of_program(
+    by_hand = flops.flops_of_program(
         SWEEPS_BY_HAND[name], init(KEYS[0]), jnp.zeros((count, BATCH, IMAGES)),
         KEYS[:count])
     for row in trained[name][1]:
-        np.testing.assert_allclose(row['gflop'] * 1e9, row['sweep'] * by_hand,
+        np.testing.assert_allclose(row['gflop'] * 1e9, row['cycle'] * by_hand,
                                    rtol=0.03)
 
 
@@ -240,13 +240,13 @@ def test_flops_of_repeated_visits_and_of_probes_are_added_up(cheap_compilation):
     arguments = init(KEYS[0]), jnp.zeros((BATCH, IMAGES)), KEYS[0]
     choice = Choice(lambda costs, key: None, (Probe('secant', 4), Probe('decrease', 2)))
     with cheap_compilation():
-        a, b = (costs.flops_of_program(
+        a, b = (flops.flops_of_program(
             lambda params, *data: descend(params, name, *data), *arguments)
             for name in 'ab')
-        forward = costs.flops_of_program(lambda *given: loss(*given)[0], *arguments)
+        forward = flops.flops_of_program(lambda *given: loss(*given)[0], *arguments)
         repeated, probed = (
-            costs.count_costs(STUDY._replace(order=ordered('a', 'a', 'b', choice=some)),
-                              jax.tree.map(lambda x: x[0], given(KEYS)))
+            flops.count_costs(STUDY._replace(order=ordered('a', 'a', 'b', choice=some)),
+                              jax.tree.map(lambda x: x[0], traced_inputs(KEYS)))
             for some in (None, choice))
     np.testing.assert_allclose(repeated.spent(5, np.array([10, 5])), 10 * a + 5 * b,
                                rtol=0.03)
@@ -263,8 +263,8 @@ def test_stops_where_a_loss_is_not_finite(tmp_path, cheap_compilation):
         loss, aux = climbing(params, batch, key)
         return jnp.where(params['a'] > 3, jnp.nan, params['b'] + 0 * loss), aux
 
-    # 'a' climbs by one a sweep; that of the second seed, ahead, passes 3 in sweep 3.
-    study = STUDY._replace(
+    # 'a' climbs by one a cycle; that of the second seed, ahead, passes 3 in cycle 3.
+    task = STUDY._replace(
         init=lambda key: {'a': jnp.where(key == jax.random.fold_in(KEYS[0], 0),
                                          -9., 0.), 'b': jnp.zeros(())},
         descent=lambda hyper: cdgm.block_descent({
@@ -272,12 +272,12 @@ def test_stops_where_a_loss_is_not_finite(tmp_path, cheap_compilation):
             'b': cdgm.Block('b', failing, optax.sgd(1.))}),
         evaluate=lambda params, hyper: params, order=ordered('a', 'b'))
     with cheap_compilation():
-        error = train_in(tmp_path, study)
+        error = train_in(tmp_path, task)
     assert isinstance(error, DivergedError)
     assert str(error).startswith(
-        "the loss of block 'b' is not finite at sweep 3 (seed number 1)")
+        "the loss of block 'b' is not finite at cycle 3 (seed number 1)")
     assert str(tmp_path) in str(error)
-    assert [row['sweep'] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
+    assert [row['cycle'] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
 
 
 def test_stops_where_only_the_last_update_is_not_finite(tmp_path, cheap_compilation):
@@ -285,13 +285,13 @@ def test_stops_where_only_the_last_update_is_not_finite(tmp_path, cheap_compilat
         # The loss is finite where its slope is not.
         return jnp.sqrt(jnp.sum(params['a'])), StepStats(jnp.zeros(()), jnp.zeros(()))
 
-    study = STUDY._replace(
+    task = STUDY._replace(
         init=lambda key: {'a': jnp.zeros(1)}, prepare=lambda images, key: images,
         descent=lambda hyper: cdgm.block_descent({
             'a': cdgm.Block('', flat, optax.sgd(RATE))}),
-        order=Order(('a',), ('a',), {}, None),
+        order=UpdatePlan(('a',), ('a',), {}, None),
         evaluate=lambda params, hyper: {'a': params['a'][0]})
     with cheap_compilation():
-        error = train_in(tmp_path, study, 1, sweeps=1)
-    assert isinstance(error, DivergedError) and 'the last sweep' in str(error)
-    assert [row['sweep'] for row in read_rows(tmp_path)] == [0, 1]
+        error = train_in(tmp_path, task, 1, cycles=1)
+    assert isinstance(error, DivergedError) and 'the last cycle' in str(error)
+    assert [row['cycle'] for row in read_rows(tmp_path)] == [0, 1]

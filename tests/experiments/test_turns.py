@@ -2,10 +2,10 @@
 
 import pytest
 
-from experiments import lease, preemption
-from experiments.lease import Lease
-from experiments.runner import turns
-from experiments.runner.turns import Turns
+from experiments.harness.runs import preemption, run_lock
+from experiments.harness.runs.run_lock import RunLock
+from experiments.harness.sweep import work_queue
+from experiments.harness.sweep.work_queue import WorkQueue
 
 GROUPS = ['a', 'b', 'c']
 
@@ -31,7 +31,7 @@ def clock(monkeypatch):
                     happens()
 
     clock = Clock()
-    monkeypatch.setattr(turns, 'time', clock)
+    monkeypatch.setattr(work_queue, 'time', clock)
     return clock
 
 
@@ -45,23 +45,23 @@ def get_ready(mine, clock, seconds, waits=everywhere):
 
 def occupy(folder, name):
     (folder / 'groups' / name).mkdir(parents=True, exist_ok=True)
-    return Lease(folder / 'groups' / name)
+    return RunLock(folder / 'groups' / name)
 
 
 @pytest.mark.parametrize('number, order', [(0, 'abc'), (1, 'bca'), (5, 'cab')])
 def test_each_begins_elsewhere_and_takes_a_group_once(tmp_path, clock, number, order):
-    mine = Turns(tmp_path, GROUPS, number)
+    mine = WorkQueue(tmp_path, GROUPS, number)
     assert ''.join(get_ready(mine, clock, 1) for _ in GROUPS) == order
     assert get_ready(mine, clock, 1) is None and clock.now == 4
 
 
 def test_without_groups_there_is_nothing_to_do(tmp_path, clock):
-    with Turns(tmp_path, [], 3).take(everywhere) as name:
+    with WorkQueue(tmp_path, [], 3).take(everywhere) as name:
         assert name is None
 
 
 def test_groups_in_which_nothing_waits_are_passed_over(tmp_path, clock):
-    mine = Turns(tmp_path, GROUPS, 0)
+    mine = WorkQueue(tmp_path, GROUPS, 0)
     assert get_ready(mine, clock, 1, lambda name: name == 'b') == 'b'
     assert get_ready(mine, clock, 1, lambda name: name == 'b') is None
     # One may have been preempted meanwhile.
@@ -69,7 +69,7 @@ def test_groups_in_which_nothing_waits_are_passed_over(tmp_path, clock):
 
 
 def test_two_do_not_take_up_the_same(tmp_path, clock):
-    one, two = (Turns(tmp_path, GROUPS, 0) for _ in range(2))
+    one, two = (WorkQueue(tmp_path, GROUPS, 0) for _ in range(2))
     with one.take(everywhere) as first, two.take(everywhere) as second:
         assert (first, second) == ('a', 'b')
     # Let go, with something still waiting: as when its worker was asked to leave.
@@ -77,23 +77,23 @@ def test_two_do_not_take_up_the_same(tmp_path, clock):
 
 
 def test_a_group_is_let_go_whatever_happens(tmp_path, clock):
-    with pytest.raises(KeyError), Turns(tmp_path, GROUPS, 0).take(everywhere):
-        assert lease.is_held(tmp_path / 'groups' / 'a')
+    with pytest.raises(KeyError), WorkQueue(tmp_path, GROUPS, 0).take(everywhere):
+        assert run_lock.is_held(tmp_path / 'groups' / 'a')
         raise KeyError
-    assert not lease.is_held(tmp_path / 'groups' / 'a')
+    assert not run_lock.is_held(tmp_path / 'groups' / 'a')
 
 
 def test_a_process_that_leaves_at_once_lets_its_group_go(tmp_path, clock):
-    with Turns(tmp_path, GROUPS, 0).take(everywhere):
+    with WorkQueue(tmp_path, GROUPS, 0).take(everywhere):
         for farewell in preemption._farewells:
             farewell()
-        assert not lease.is_held(tmp_path / 'groups' / 'a')
+        assert not run_lock.is_held(tmp_path / 'groups' / 'a')
     assert preemption._farewells == []
 
 
 def test_who_has_compiled_nothing_yet_shares_at_once(tmp_path, clock):
     others = [occupy(tmp_path, name) for name in GROUPS]
-    assert get_ready(Turns(tmp_path, GROUPS, 1), clock, 5) == 'b'
+    assert get_ready(WorkQueue(tmp_path, GROUPS, 1), clock, 5) == 'b'
     assert clock.now == 5
     for other in others:
         other.give_back()
@@ -101,20 +101,20 @@ def test_who_has_compiled_nothing_yet_shares_at_once(tmp_path, clock):
 
 @pytest.mark.parametrize('seconds', [1., 60.])
 def test_who_has_compiled_waits_twice_as_long_and_then_shares(tmp_path, clock, seconds):
-    mine, other = Turns(tmp_path, GROUPS[:2], 0), occupy(tmp_path, 'b')
+    mine, other = WorkQueue(tmp_path, GROUPS[:2], 0), occupy(tmp_path, 'b')
     assert get_ready(mine, clock, seconds) == 'a'
     with mine.take(everywhere) as name:
         assert name == 'b'
-        pause = max(turns._LOOK, turns._LOOK_SHARE * seconds)
+        pause = max(work_queue._LOOK, work_queue._LOOK_SHARE * seconds)
         assert 2 * seconds <= clock.now - seconds <= 2 * seconds + pause
     other.give_back()
 
 
 @pytest.mark.parametrize('how', ['done', 'gone'])
 def test_while_waiting_it_looks(tmp_path, clock, how):
-    mine, other, left = Turns(tmp_path, GROUPS[:2], 0), occupy(tmp_path, 'b'), {*'ab'}
+    mine, other, left = WorkQueue(tmp_path, GROUPS[:2], 0), occupy(tmp_path, 'b'), {*'ab'}
     get_ready(mine, clock, 60)
-    pause = 60 * turns._LOOK_SHARE
+    pause = 60 * work_queue._LOOK_SHARE
     clock.later = [(70, other.give_back if how == 'gone' else left.clear)]
     with mine.take(left.__contains__) as name:
         assert name == ('b' if how == 'gone' else None)
@@ -123,12 +123,12 @@ def test_while_waiting_it_looks(tmp_path, clock, how):
 
 
 def test_asked_to_leave_it_does_not_wait_on(tmp_path, clock, monkeypatch):
-    mine, other = Turns(tmp_path, GROUPS[:2], 0), occupy(tmp_path, 'b')
+    mine, other = WorkQueue(tmp_path, GROUPS[:2], 0), occupy(tmp_path, 'b')
     get_ready(mine, clock, 60)
     asked = preemption.threading.Event()
     monkeypatch.setattr(preemption, '_requested', asked)
     clock.later = [(70, asked.set)]
     with pytest.raises(preemption.PreemptedError), mine.take(everywhere):
         pass
-    assert clock.now < 70 + 60 * turns._LOOK_SHARE
+    assert clock.now < 70 + 60 * work_queue._LOOK_SHARE
     other.give_back()

@@ -7,15 +7,17 @@ import pytest
 
 from cdgm import losses, models
 from cdgm.data import binarize, load
-from experiments import attempts, launch, run_folder, vae
-from experiments.run_folder import load_params, read_rows
+from experiments import vae
+from experiments.harness import cli
+from experiments.harness.runs import run_folder, status_log
+from experiments.harness.runs.run_folder import load_params, read_rows
 
 
-TINY = '--hidden=8', '--latent=2', '--sweeps=4', '--evaluations=2'
+TINY = '--hidden=8', '--latent=2', '--cycles=4', '--evaluations=2'
 
 
 def parse(*arguments):
-    return launch.parse(vae.define_flags, arguments)
+    return cli.parse(vae.define_flags, arguments)
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +37,7 @@ def leaves(params):
 
 
 def test_folder(pair):
-    manifest = attempts.read_manifest(pair)
+    manifest = status_log.read_manifest(pair)
     assert {path.name for path in pair.iterdir()} == {
         'flags.txt', 'manifest.json', 'attempts.jsonl', 'lock', 'metrics.jsonl',
         'params.npz', 'samples.png', 'reconstructions.png', 'loss.png',
@@ -48,13 +50,13 @@ def test_folder(pair):
     assert {'commit', 'device', 'cores', 'command'} <= set(manifest)
     assert manifest['attempts'] == 1
     assert manifest['digests'] == run_folder.digests(pair)
-    assert attempts.state_of(pair) == attempts.State('done', attempts=1)
+    assert status_log.state_of(pair) == status_log.State('done', attempts=1)
 
 
 def test_rows(pair):
     rows = read_rows(pair)
-    assert [row['sweep'] for row in rows] == [0, 1, 2, 3, 4]
-    assert [row['sweep'] for row in rows if 'test' in row] == [0, 2, 4]
+    assert [row['cycle'] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row['cycle'] for row in rows if 'test' in row] == [0, 2, 4]
     # 1437 images hold eleven minibatches of 128.
     np.testing.assert_allclose([row['epoch'] for row in rows], np.arange(5) / 11)
     np.testing.assert_allclose([row['gflop'] for row in rows],
@@ -107,15 +109,15 @@ def test_flags_keep_their_values():
     given = parse('--hidden=8', '--hidden=4', '--nofresh_minibatches', '--beta=0.5',
                   '--order=decoder*2,encoder',
                   '--learning_rate=decoder=1e-3,encoder=5e-4')
-    lines = launch.serialise(given).splitlines()
+    lines = cli.serialise(given).splitlines()
     read = parse(*lines)
     assert read.flag_values_dict() == given.flag_values_dict()
     assert read.hidden == [8, 4] and read.data_dir is None
 
 
 def test_seeds_are_those_of_single_runs():
-    both = vae.EXPERIMENT.given(parse('--seeds=2', '--seed=4'))
-    alone = vae.EXPERIMENT.given(parse('--seed=5'))
+    both = vae.EXPERIMENT.traced_inputs(parse('--seeds=2', '--seed=4'))
+    alone = vae.EXPERIMENT.traced_inputs(parse('--seed=5'))
     assert both.key.shape == (2,) and both.key[0] == jax.random.key(4)
     assert both.key[1:] == alone.key
 
@@ -123,7 +125,7 @@ def test_seeds_are_those_of_single_runs():
 def test_what_is_traced_is_given():
     values = parse('--seeds=2', '--learning_rate=encoder=0.5,decoder=0.25', '--beta=4',
                    '--sigma=0.125')
-    hyper = vae.EXPERIMENT.given(values).hyper
+    hyper = vae.EXPERIMENT.traced_inputs(values).hyper
     assert hyper['rates']['encoder'].dtype == np.float32
     assert jax.tree.map(list, hyper) == {
         'rates': {'encoder': [0.5] * 2, 'decoder': [0.25] * 2}, 'beta': [4.] * 2,
@@ -133,18 +135,18 @@ def test_what_is_traced_is_given():
 
 def test_flags_reach_the_study():
     data = load('digits')
-    study = vae.study(parse('--order=joint', '--fresh_minibatches', '--batch_size=7',
+    task = vae.task(parse('--order=joint', '--fresh_minibatches', '--batch_size=7',
                             '--likelihood=gaussian'), data)
     hyper = {'rates': {'joint': 1e-3, 'encoder': 1e-3, 'decoder': 1e-3}, 'beta': 1.,
              'sigma': 1.}
-    assert list(study.descent(hyper).blocks) == ['joint'] and study.fresh
-    assert study.batch_size == 7 and study.order.updates == ('joint',)
-    grey = study.images[:2]
-    np.testing.assert_array_equal(study.prepare(grey, jax.random.key(0)), grey)
-    study = vae.study(parse('--order=encoder'), data)
-    assert list(study.descent(hyper).blocks) == ['encoder', 'decoder']
-    assert not study.fresh
-    black_or_white = study.prepare(grey, jax.random.key(0))
+    assert list(task.descent(hyper).blocks) == ['joint'] and task.fresh
+    assert task.batch_size == 7 and task.order.updates == ('joint',)
+    grey = task.images[:2]
+    np.testing.assert_array_equal(task.prepare(grey, jax.random.key(0)), grey)
+    task = vae.task(parse('--order=encoder'), data)
+    assert list(task.descent(hyper).blocks) == ['encoder', 'decoder']
+    assert not task.fresh
+    black_or_white = task.prepare(grey, jax.random.key(0))
     assert set(np.unique(black_or_white)) == {0, 1}
 
 
@@ -153,13 +155,13 @@ def test_flags_reach_the_study():
 def test_what_is_given_enters_the_loss(name, flags, cheap_compilation):
     """beta KL, and half the square of the error over sigma."""
     data = load('digits')
-    study = vae.study(parse(*TINY, *flags), data)
+    task = vae.task(parse(*TINY, *flags), data)
     hyper = {'rates': {'encoder': 1., 'decoder': 1.}, 'beta': 1., 'sigma': 1.}
 
     @jax.jit
     def loss(hyper):
-        params, batch = study.init(jax.random.key(0)), study.images[:3]
-        return study.descent(hyper).blocks['encoder'].loss(
+        params, batch = task.init(jax.random.key(0)), task.images[:3]
+        return task.descent(hyper).blocks['encoder'].loss(
             params, batch, jax.random.key(1))
 
     with cheap_compilation():

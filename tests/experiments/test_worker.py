@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 from cdgm.data import DataError
-from experiments import attempts, launch, preemption, run_folder, trials
-from experiments.launch import SettingError, StorageError
-from experiments.lease import Lease
-from experiments.runner import planner, turns, worker
-from experiments.runner import sweep as sweeps
-from experiments.runner.planner import Plan
+from experiments.harness import cli, errors, execute
+from experiments.harness.errors import SettingError, StorageError
+from experiments.harness.runs import preemption, run_folder, status_log
+from experiments.harness.runs.run_lock import RunLock
+from experiments.harness.sweep import batching, work_queue, worker
+from experiments.harness.sweep import spec as sweeps
+from experiments.harness.sweep.batching import Plan
 
 ROOT = Path(__file__).parents[2]
 TABLE = '''
@@ -32,7 +33,7 @@ title = 'A'
 experiment = 'vae'
 metric = 'neg_elbo'
 label = 'nats'
-flags = {hidden = 4, latent = 2, sweeps = 4, evaluations = 2}
+flags = {hidden = 4, latent = 2, cycles = 4, evaluations = 2}
 [table.product]
 '''
 
@@ -54,11 +55,11 @@ def runs(folder):
 
 
 def states(folder):
-    return [attempts.state_of(run).name for run in runs(folder)]
+    return [status_log.state_of(run).name for run in runs(folder)]
 
 
 def work(folder, *more):
-    worker.main(launch.parse(worker.define_flags, [f'--out_dir={folder}', *more]))
+    worker.main(cli.parse(worker.define_flags, [f'--out_dir={folder}', *more]))
 
 
 def contents(folder):
@@ -92,7 +93,7 @@ class Stand:
         return types.SimpleNamespace(
             experiment=experiment, trainer=types.SimpleNamespace(
                 apart=False, start=lambda given: None, program=self.program),
-            facts={'data': {}, 'sweeps': 3})
+            facts={'data': {}, 'cycles': 3})
 
     def run(self, bench, values, folders, progress):
         self.batches.append([folder.path.name for folder in folders])
@@ -103,7 +104,7 @@ class Stand:
             for folder in folders:
                 if folder.path.name in self.ends:
                     raise self.ends[folder.path.name]
-                folder.add_row({'sweep': 3, 'seconds': 0.})
+                folder.add_row({'cycle': 3, 'seconds': 0.})
                 folder.save_params({'w': np.ones(2)})
                 folder.finish()
         return [None] * len(folders)
@@ -112,8 +113,8 @@ class Stand:
 @pytest.fixture
 def stand(monkeypatch):
     stand = Stand()
-    monkeypatch.setattr(worker, 'Bench', stand.bench)
-    monkeypatch.setattr(trials, 'run', stand.run)
+    monkeypatch.setattr(worker, 'CompiledTask', stand.bench)
+    monkeypatch.setattr(execute, 'run', stand.run)
     monkeypatch.setattr(worker, '_TAKING', 0.)
     return stand
 
@@ -125,7 +126,7 @@ def ends(monkeypatch, capsys):
 
     def ends(folder):
         with pytest.raises(SystemExit) as caught:
-            launch.run(worker.define_flags, worker.main, '', [f'--out_dir={folder}'])
+            cli.run(worker.define_flags, worker.main, '', [f'--out_dir={folder}'])
         return caught.value.code, capsys.readouterr().err
     return ends
 
@@ -136,7 +137,7 @@ def test_all_are_run_once(started, stand):
     work(folder)
     assert states(folder) == ['done'] * 3
     assert stand.batches == [[run.name] for run in runs(folder)]
-    assert [attempts.state_of(run).attempts for run in runs(folder)] == [1, 1, 1]
+    assert [status_log.state_of(run).attempts for run in runs(folder)] == [1, 1, 1]
     before = contents(folder)
     work(folder)
     assert contents(folder) == before and len(stand.batches) == 3
@@ -154,7 +155,7 @@ def test_an_extended_sweep_runs_what_is_new(started, stand):
 
 
 @pytest.mark.parametrize('error, kind, reason', [
-    (launch.DivergedError('not finite'), 'diverged', 'not finite'),
+    (errors.DivergedError('not finite'), 'diverged', 'not finite'),
     (SettingError('no\nsuch'), 'setting', 'no such'),
     (MemoryError('more'), 'memory', 'more'),
     (RuntimeError('RESOURCE_EXHAUSTED: x'), 'memory', 'RESOURCE_EXHAUSTED: x'),
@@ -166,7 +167,7 @@ def test_one_that_fails_stops_no_other(started, stand, capsys, error, kind, reas
     stand.ends[bad.name] = error
     work(folder)
     assert states(folder) == ['done', 'failed', 'done']
-    assert attempts.state_of(bad) == ('failed', kind, reason, 1)
+    assert status_log.state_of(bad) == ('failed', kind, reason, 1)
     assert (bad / 'crash.txt').exists() == (kind == 'crash')
     assert f'{bad}: ' in capsys.readouterr().err
     # It is not tried again.
@@ -179,7 +180,7 @@ def test_what_a_group_lacks_is_noted_for_all_of_it(started, stand):
     stand.benches = [DataError('file is missing')]
     work(folder)
     assert states(folder) == ['failed', 'failed', 'done', 'done']
-    assert attempts.state_of(runs(folder)[0]) == (
+    assert status_log.state_of(runs(folder)[0]) == (
         'failed', 'data', 'file is missing', 0)
 
 
@@ -187,8 +188,9 @@ def test_what_another_process_has_is_passed_over(started, stand):
     folder = started('seed = [0, 1, 2]')
     held = runs(folder)[1]
     held.mkdir(parents=True)
-    script = ('import sys, time; from pathlib import Path; from experiments import '
-              'lease; it = lease.Lease(Path(sys.argv[1])); print(flush=True); '
+    script = ('import sys, time; from pathlib import Path; from '
+              'experiments.harness.runs.run_lock import RunLock; '
+              'it = RunLock(Path(sys.argv[1])); print(flush=True); '
               'time.sleep(60)')
     with subprocess.Popen([sys.executable, '-c', script, str(held)], cwd=ROOT,
                           stdout=subprocess.PIPE) as process:
@@ -203,11 +205,11 @@ def test_what_another_process_has_is_passed_over(started, stand):
 
 def test_a_batch_that_another_takes_is_left_to_it(started, stand):
     folder = started('seed = [0, 1]')
-    batch, = planner.group(sweeps.load(folder).trials, lambda trial: (
+    batch, = batching.group(sweeps.load(folder).trials, lambda trial: (
         f'--run_dir={folder / trial.folder}',)).values()
     bench = stand.bench(types.SimpleNamespace(name='vae'), None)
     runs(folder)[0].mkdir()
-    lease = Lease(runs(folder)[0])
+    lease = RunLock(runs(folder)[0])
     assert worker._take(bench, batch) == ([], set())
     assert not runs(folder)[1].exists()
     # On its own, it is no reason to wait.
@@ -220,7 +222,7 @@ def test_a_batch_that_another_takes_is_left_to_it(started, stand):
 
 
 def test_side_by_side_where_planned(started, stand, monkeypatch):
-    monkeypatch.setattr(planner, 'make_plan', lambda *_: Plan(2, 'forced'))
+    monkeypatch.setattr(batching, 'make_plan', lambda *_: Plan(2, 'forced'))
     folder = started('seed = [0, 1, 2, 3, 4, 5]')
     names = [run.name for run in runs(folder)]
     (runs(folder)[3] / 'checkpoints' / '000001').mkdir(parents=True)  # not fresh
@@ -231,7 +233,7 @@ def test_side_by_side_where_planned(started, stand, monkeypatch):
 
 
 def test_what_is_too_much_side_by_side_is_run_one_by_one(started, stand, monkeypatch):
-    monkeypatch.setattr(planner, 'make_plan', lambda *_: Plan(2, 'forced'))
+    monkeypatch.setattr(batching, 'make_plan', lambda *_: Plan(2, 'forced'))
     folder = started('seed = [0, 1, 2, 3]')
     names = [run.name for run in runs(folder)]
     error, run = RuntimeError('RESOURCE_EXHAUSTED: x'), stand.run
@@ -242,11 +244,11 @@ def test_what_is_too_much_side_by_side_is_run_one_by_one(started, stand, monkeyp
             del stand.ends[names[0]]
         return run(bench, values, folders, progress)
 
-    monkeypatch.setattr(trials, 'run', alone_it_fits)
+    monkeypatch.setattr(execute, 'run', alone_it_fits)
     work(folder)
     assert stand.batches == [names[:2], *([name] for name in names)]
     assert states(folder) == ['done', 'done', 'failed', 'done']
-    assert [line['outcome'] for line in attempts.read(runs(folder)[1])
+    assert [line['outcome'] for line in status_log.read(runs(folder)[1])
             if 'outcome' in line] == ['preempted', 'done']
     assert [json.loads(line)['reason'] for line in (
         folder / 'plans.jsonl').read_text().splitlines()] == [
@@ -254,20 +256,20 @@ def test_what_is_too_much_side_by_side_is_run_one_by_one(started, stand, monkeyp
 
 
 def test_a_batch_that_is_not_whole_is_run_one_by_one(started, stand, monkeypatch):
-    monkeypatch.setattr(planner, 'make_plan', lambda *_: Plan(3, 'forced'))
+    monkeypatch.setattr(batching, 'make_plan', lambda *_: Plan(3, 'forced'))
     folder = started('seed = [0, 1, 2]')
     names = [run.name for run in runs(folder)]
-    opened = trials.open_folder
+    opened = execute.open_folder
 
     def open_folder(bench, values):
         if values.seed == 1:
             raise SettingError('not this one')
         return opened(bench, values)
 
-    monkeypatch.setattr(trials, 'open_folder', open_folder)
+    monkeypatch.setattr(execute, 'open_folder', open_folder)
     work(folder)
     assert stand.batches == [[names[0]], [names[2]]]
-    assert attempts.state_of(runs(folder)[1]) == ('failed', 'setting', 'not this one',
+    assert status_log.state_of(runs(folder)[1]) == ('failed', 'setting', 'not this one',
                                                   0)
 
 
@@ -276,12 +278,12 @@ def test_where_nothing_can_be_measured_trials_are_run_all_the_same(
     def fail(*_):
         raise RuntimeError('RESOURCE_EXHAUSTED:\nmore')
 
-    monkeypatch.setattr(planner, 'make_plan', fail)
+    monkeypatch.setattr(batching, 'make_plan', fail)
     folder = started('seed = [0, 1]')
     work(folder)
     assert states(folder) == ['done'] * 2
     assert json.loads((folder / 'plans.jsonl').read_text()) == {
-        'group': next(iter(planner.group(sweeps.load(folder).trials))), 'width': 1,
+        'group': next(iter(batching.group(sweeps.load(folder).trials))), 'width': 1,
         'reason': 'not measured: RESOURCE_EXHAUSTED: more'}
 
 
@@ -305,8 +307,8 @@ def test_workers_begin_at_different_groups(started, stand, monkeypatch):
 
 
 def test_a_worker_is_ready_when_it_has_compiled(started, stand, monkeypatch):
-    happened, ready = [], turns.Turns.ready
-    monkeypatch.setattr(turns.Turns, 'ready',
+    happened, ready = [], work_queue.WorkQueue.ready
+    monkeypatch.setattr(work_queue.WorkQueue, 'ready',
                         lambda self: (happened.append('ready'), ready(self)))
     stand.program = lambda *_: happened.append('compiled')
     work(started('seed = [0, 1]'))
@@ -321,15 +323,15 @@ def test_a_folder_that_was_tampered_with_stops_no_other(started, stand, monkeypa
     (run / 'manifest.json').write_text('{}')  # and no flags.txt
     work(folder)
     assert states(folder) == ['failed', 'done']
-    assert attempts.state_of(run).kind == 'setting'
+    assert status_log.state_of(run).kind == 'setting'
 
 
 def test_a_group_that_another_worker_is_at_is_left_to_it_for_a_while(
         started, stand, monkeypatch):
     folder = started("order = ['joint', 'decoder,encoder']")
-    names = list(planner.group(sweeps.load(folder).trials))
+    names = list(batching.group(sweeps.load(folder).trials))
     (folder / 'groups' / names[1]).mkdir(parents=True)
-    other = Lease(folder / 'groups' / names[1])
+    other = RunLock(folder / 'groups' / names[1])
     now, shared_at = [0.], []
 
     def make_plan(*_):
@@ -337,8 +339,8 @@ def test_a_group_that_another_worker_is_at_is_left_to_it_for_a_while(
         now[0] += 10
         return Plan(1, 'compiled for 10 s')
 
-    monkeypatch.setattr(planner, 'make_plan', make_plan)
-    monkeypatch.setattr(turns, 'time', types.SimpleNamespace(
+    monkeypatch.setattr(batching, 'make_plan', make_plan)
+    monkeypatch.setattr(work_queue, 'time', types.SimpleNamespace(
         monotonic=lambda: now[0], sleep=lambda s: now.__setitem__(0, now[0] + s)))
     work(folder)
     other.give_back()
@@ -384,9 +386,9 @@ def test_asked_to_leave_between_two_trials(started, stand, ends, monkeypatch, wh
             asked.set()
             return stand.run(*some)
 
-        monkeypatch.setattr(trials, 'run', run_and_ask)
+        monkeypatch.setattr(execute, 'run', run_and_ask)
     status, words = ends(folder)
-    assert status == 75 and words.startswith('preempted at sweep 0')
+    assert status == 75 and words.startswith('preempted at cycle 0')
     assert states(folder) == [
         'pending' if when == 'before' else 'done', 'pending']
     assert (folder / 'plans.jsonl').exists() == (when == 'between')
@@ -416,20 +418,20 @@ def test_a_disk_that_refuses_ends_it_in_one_line(started, stand, ends, monkeypat
         elif where == 'folder':
             patch.setattr(run_folder, '_write_json', refuse)
         elif where == 'set up':
-            patch.setattr(worker, 'Bench', refuse)
+            patch.setattr(worker, 'CompiledTask', refuse)
         else:
-            patch.setattr(planner, 'note_plan', refuse)
+            patch.setattr(batching, 'note_plan', refuse)
         status, words = ends(folder)
     assert status == 74 and words.startswith('error: ') and words.count('\n') == 1
     assert contents(runs(folder)[0]) == before
     # Nothing is said against the trial but that the disk refused.
-    assert attempts.state_of(runs(folder)[1]).kind in ('', 'disk')
+    assert status_log.state_of(runs(folder)[1]).kind in ('', 'disk')
 
 
 def test_a_folder_that_cannot_be_noted_in_ends_it(started, stand, ends, monkeypatch):
     folder = started('seed = [0]')
     stand.benches = [DataError('file is missing')]
-    monkeypatch.setattr(attempts, '_add', no_write)
+    monkeypatch.setattr(status_log, '_add', no_write)
     status, words = ends(folder)
     assert status == 74 and words.count('\n') == 1 and 'Read-only' in words
 
@@ -465,15 +467,15 @@ def benches():
 @pytest.fixture
 def really(monkeypatch, benches, cheap_compilation):
     """(folder, *flags) -> None: a worker in this process, as people run it."""
-    original = worker.Bench
+    original = worker.CompiledTask
 
     def bench(experiment, values):
-        signature = planner.signature(experiment, values)
+        signature = batching.signature(experiment, values)
         if signature not in benches:
             benches[signature] = original(experiment, values)
         return benches[signature]
 
-    monkeypatch.setattr(worker, 'Bench', bench)
+    monkeypatch.setattr(worker, 'CompiledTask', bench)
 
     def really(folder, *more):
         with jax.enable_x64(False), cheap_compilation():
@@ -486,14 +488,14 @@ def digests(folder):
 
 
 def digests_of(run):
-    return attempts.read_manifest(run)['digests']
+    return status_log.read_manifest(run)['digests']
 
 
 @pytest.fixture(scope='module')
 def undisturbed(run):
     """Digests of the last trial of `REAL`, as a run of its own."""
     return run_folder.digests(run(
-        'vae', '--hidden=4', '--latent=2', '--sweeps=4', '--evaluations=2',
+        'vae', '--hidden=4', '--latent=2', '--cycles=4', '--evaluations=2',
         '--learning_rate=1e-2', '--seed=1'))
 
 
@@ -509,11 +511,11 @@ def test_the_mode_changes_no_number(started, really, undisturbed):
 @pytest.mark.parametrize('width', [1, 4])
 def test_a_training_that_diverges_takes_nothing_along(started, really, monkeypatch,
                                                       width):
-    monkeypatch.setattr(planner, 'make_plan', lambda *_: Plan(width, 'forced'))
+    monkeypatch.setattr(batching, 'make_plan', lambda *_: Plan(width, 'forced'))
     folder = started('seed = [0, 1]\nlearning_rate = [1e-3, 1e30]')
     really(folder)
     assert states(folder) == ['done', 'failed'] * 2
-    state = attempts.state_of(runs(folder)[1])
+    state = status_log.state_of(runs(folder)[1])
     assert state.kind == 'diverged' and state.reason.startswith('the loss of block ')
     assert str(runs(folder)[1]) in state.reason
     assert not (runs(folder)[1] / 'params.npz').exists()
@@ -522,20 +524,20 @@ def test_a_training_that_diverges_takes_nothing_along(started, really, monkeypat
 @pytest.mark.parametrize('width', [1, 4])
 def test_a_crash_at_the_end_takes_nothing_along(started, really, monkeypatch,
                                                 width):
-    monkeypatch.setattr(planner, 'make_plan', lambda *_: Plan(width, 'forced'))
+    monkeypatch.setattr(batching, 'make_plan', lambda *_: Plan(width, 'forced'))
     folder = started(REAL)
-    bad, original = runs(folder)[1], trials.figures.conclude
+    bad, original = runs(folder)[1], execute.figures.print_summary
 
-    def conclude(run):
+    def print_summary(run):
         if run.path == bad:
             raise ZeroDivisionError('by 0')
         original(run)
 
-    monkeypatch.setattr(trials.figures, 'conclude', conclude)
+    monkeypatch.setattr(execute.figures, 'print_summary', print_summary)
     really(folder)
     assert states(folder) == ['done', 'failed', 'done', 'done']
-    assert attempts.state_of(bad) == ('failed', 'crash', 'ZeroDivisionError: by 0', 1)
-    assert 'in conclude' in (bad / 'crash.txt').read_text()
+    assert status_log.state_of(bad) == ('failed', 'crash', 'ZeroDivisionError: by 0', 1)
+    assert 'in print_summary' in (bad / 'crash.txt').read_text()
 
 
 def test_a_preempted_trial_goes_on_where_it_was(started, really, undisturbed,
@@ -547,10 +549,10 @@ def test_a_preempted_trial_goes_on_where_it_was(started, really, undisturbed,
         really(folder, '--mode=sequential')
     assert states(folder) == ['preempted', 'pending', 'pending', 'pending']
     # While it waits it is not put beside others, whatever was planned.
-    monkeypatch.setattr(planner, 'make_plan', lambda *_: Plan(4, 'forced'))
+    monkeypatch.setattr(batching, 'make_plan', lambda *_: Plan(4, 'forced'))
     really(folder)
     assert states(folder) == ['done'] * 4 and digests(folder)[0] == undisturbed
-    began = [line['sweep'] for line in attempts.read(runs(folder)[0])
+    began = [line['cycle'] for line in status_log.read(runs(folder)[0])
              if 'began' in line]
     assert began[0] == 0 < began[1]
 
@@ -580,7 +582,7 @@ def start(environment):
 def test_from_a_command_to_a_report(started, undisturbed, start, tmp_path):
     folder = started('seed = [0, 1]\nlearning_rate = [1e-2]')
     shutil.rmtree(folder)
-    with start('experiments.runner', tmp_path / 'sweep.toml', f'--out_dir={folder}',
+    with start('experiments.harness.sweep', tmp_path / 'sweep.toml', f'--out_dir={folder}',
                '--workers=1') as process:
         said, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (0, '')
@@ -606,7 +608,7 @@ def test_a_full_disk(started, start, undisturbed, tmp_path, room):
     folder = started(REAL)
     shutil.rmtree(folder)
     mounted(folder, '-t', 'tmpfs', '-o', f'size={room}k', 'tmpfs')
-    call = ['experiments.runner', tmp_path / 'sweep.toml', f'--out_dir={folder}',
+    call = ['experiments.harness.sweep', tmp_path / 'sweep.toml', f'--out_dir={folder}',
             '--workers=1']
     try:
         with start(*call) as process:
@@ -639,16 +641,16 @@ def test_a_read_only_folder(started, start, stand, tmp_path):
     mounted(folder, '-o', 'remount,bind,ro')
     try:
         before = contents(folder)
-        for call in (['experiments.runner', tmp_path / 'sweep.toml',
+        for call in (['experiments.harness.sweep', tmp_path / 'sweep.toml',
                       f'--out_dir={folder}'],
-                     ['experiments.runner.worker', f'--out_dir={folder}']):
+                     ['experiments.harness.sweep.worker', f'--out_dir={folder}']):
             with start(*call) as process:
                 _, words = process.communicate(timeout=200)
             assert process.returncode == 74
             assert words.startswith('error: ') and words.count('\n') == 1
             assert 'Read-only file system' in words
         assert contents(folder) == before
-        with start('experiments.runner', tmp_path / 'sweep.toml', 'status',
+        with start('experiments.harness.sweep', tmp_path / 'sweep.toml', 'status',
                    f'--out_dir={folder}') as process:
             assert process.communicate(timeout=200)[0].startswith(
                 'sweep: 2 trials, 1 done, 1 pending; in ')
@@ -659,8 +661,8 @@ def test_a_read_only_folder(started, start, stand, tmp_path):
 @pytest.mark.slow
 def test_workers_leave_when_their_launcher_is_killed(started, start, tmp_path):
     folder = started('seed = [0, 1]')
-    with start('experiments.runner', tmp_path / 'sweep.toml', f'--out_dir={folder}',
-               '--workers=2', '--set=sweeps=1000000') as process:
+    with start('experiments.harness.sweep', tmp_path / 'sweep.toml', f'--out_dir={folder}',
+               '--workers=2', '--set=cycles=1000000') as process:
         while states(folder).count('running') < 2:
             time.sleep(0.1)
         process.kill()

@@ -1,0 +1,128 @@
+"""From flags to a complete run: the data, the task, training, pictures, the manifest.
+
+Runs whose flags differ only in what is traced share a `CompiledTask`, on which everything is
+loaded and compiled once.
+"""
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from cdgm.data import load
+from experiments.harness import training_flags
+from experiments.harness.errors import DivergedError, is_storage
+from experiments.harness.report import figures
+from experiments.harness.runs import preemption, run_folder, status_log
+from experiments.harness.runs.run_folder import RunFolder
+from experiments.harness.task import Experiment
+from experiments.harness.train.progress import Progress
+from experiments.harness.train.run_batch import Run
+from experiments.harness.train.trainer import CheckpointPolicy, Trainer
+
+
+class CompiledTask:
+    """What runs share that differ only in what is traced: data, and a trainer.
+
+    Args:
+      experiment: theirs.
+      values: the flags of one of them.
+
+    Attributes:
+      experiment: as given.
+      facts: what the manifest says of them: hashes of the data, number of cycles.
+
+    Raises:
+      SettingError: flags do not go together.
+      DataError: the data are missing or damaged.
+    """
+
+    def __init__(self, experiment: Experiment, values: flags.FlagValues):
+        self.experiment, self._values = experiment, values
+        self._given = jax.tree.map(lambda x: x[0], experiment.traced_inputs(values))
+        self._data = load(values.dataset, values.data_dir)
+        self.facts: dict[str, Any] = {
+            'data': self._data.sha256,
+            'cycles': training_flags.read_cycles(values, len(self._data.train.images))}
+
+    @functools.cached_property
+    def trainer(self) -> Trainer:
+        """With the compiled programs; they are long to make, and only once."""
+        return Trainer(self.experiment.task(self._values, self._data),
+                       self.facts['cycles'], self._values.evaluations, self._given)
+
+
+def main(experiment: Experiment, values: flags.FlagValues) -> None:
+    """Make the run of a command.
+
+    Raises:
+      SettingError: flags do not go together, or the folder is not free.
+      DataError: the data are missing or damaged.
+      DivergedError: a loss is not finite.
+      PreemptedError: the process was asked to leave.
+    """
+    bench = CompiledTask(experiment, values)
+    folder = open_folder(bench, values)
+    progress = Progress(experiment.name, bench.facts['cycles'])
+    error, = run(bench, [values], [folder], progress)
+    if error:
+        raise error
+
+
+def open_folder(bench: CompiledTask, values: flags.FlagValues) -> RunFolder:
+    """Make the folder of a run, or take over what an interrupted one left."""
+    return run_folder.create(bench.experiment.name, values, bench.facts)
+
+
+def run(bench: CompiledTask, all_values: Sequence[flags.FlagValues],
+        folders: Sequence[RunFolder], progress: Progress) -> list[Exception | None]:
+    """Make runs side by side, or go on with a single one.
+
+    Returns:
+      For each run what ended it before it was complete, or None.
+
+    Raises:
+      PreemptedError: the process was asked to leave.
+    """
+    pace = CheckpointPolicy(all_values[0].checkpoint_every, all_values[0].preempt_latency)
+    with contextlib.ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(folder.attempt(alone=len(folders) == 1))
+        with progress:
+            results = bench.trainer.train(
+                [Run(folder, bench.experiment.traced_inputs(values))
+                 for folder, values in zip(folders, all_values)], pace, progress)
+        ended_by: list[Exception | None] = []
+        for folder, params in zip(folders, results):
+            if ended_by:
+                preemption.begin_run()
+            ended_by.append(_complete(bench, folder, params, progress.quiet))
+    return ended_by
+
+
+def _complete(bench: CompiledTask, folder: RunFolder, params, quiet: bool
+              ) -> Exception | None:
+    """Write what a training ended with; an error is its own, not that of others."""
+    try:
+        if isinstance(params, DivergedError):
+            raise params
+        folder.save_params(params)
+        # On the host: JAX would compile a program for each shape.
+        first = jax.tree.map(lambda x: np.asarray(x)[0], params)
+        bench.trainer.task.draw(folder.path, first)
+        if not quiet:  # the report of a cycle has the curves of all its trials
+            figures.loss_curves(folder)
+        figures.print_summary(folder)
+        folder.finish()
+    except preemption.PreemptedError:
+        raise
+    except Exception as error:
+        if is_storage(error):
+            raise
+        status_log.failed(folder.path, error)
+        return error
+    return None

@@ -1,0 +1,107 @@
+"""Pictures of a run, as PNG files in its folder."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+
+import matplotlib.pyplot as plt  # noqa: E402  after the choice of backend
+import numpy as np  # noqa: E402
+
+from cdgm.metrics import mean_and_error  # noqa: E402
+from experiments.harness.report.compare import over_seeds, pool
+from experiments.harness.runs.run_folder import RunFolder, read_rows
+
+# Colours that are told apart without seeing red and green (Okabe & Ito 2008).
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+
+# Width of a grid of images, about, in pixels.
+_SHEET = 480
+
+plt.rcParams.update({
+    'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
+    'grid.alpha': 0.3, 'figure.dpi': 120, 'font.size': 9, 'legend.frameon': False,
+    'axes.prop_cycle': plt.cycler(color=COLOURS), 'savefig.bbox': 'tight'})
+
+
+def grid(path: Path, images, columns: int = 8) -> None:
+    """Draw images side by side.
+
+    Args:
+      path: of the PNG.
+      images: float[N, H, W, 1] in [0, 1].
+      columns: images in a row.
+    """
+    images = np.clip(np.asarray(images)[..., 0], 0, 1)
+    height, width = images.shape[1:]
+    rows = len(images) // columns
+    tiles = images[:rows * columns].reshape(rows, columns, height, width)
+    # A grey line between the tiles; no anti-aliasing, which would blur 8 x 8 images.
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0.5)
+    sheet = tiles.transpose(0, 2, 1, 3).reshape(rows * (height + 1), -1)[:-1, :-1]
+    scale = max(_SHEET // sheet.shape[1], 1)
+    plt.imsave(path, np.kron(sheet, np.ones((scale, scale))), cmap='gray_r', vmin=0,
+               vmax=1, metadata={'Software': None})
+
+
+def band(axes, x, values, label: str) -> None:
+    """Draw the mean over the seeds and one standard error either side.
+
+    Args:
+      axes: of matplotlib.
+      x: float[T].
+      values: float[T, S].
+      label: in the legend.
+    """
+    mean, error = over_seeds(np.asarray(values).T)
+    line, = axes.plot(x, mean, label=label)
+    if np.shape(values)[1] > 1:
+        axes.fill_between(x, mean - error, mean + error, color=line.get_color(),
+                          alpha=0.25, linewidth=0)
+
+
+def training_losses(axes, *runs) -> None:
+    """Draw the training loss of every block; a rule may leave one out of a row.
+
+    Args:
+      axes: of matplotlib.
+      *runs: rows of each; the mean is over the seeds of all runs.
+    """
+    for name in sorted({name for rows in runs for row in rows
+                        for name in row.get('loss', ())}):
+        mine = [[row for row in rows if name in row.get('loss', ())] for rows in runs]
+        band(axes, *pool([(np.array([row['cycle'] for row in rows]),
+                           np.array([row['loss'][name] for row in rows]))
+                          for rows in mine if rows]), name)
+    axes.set_xlabel('cycles')
+    axes.legend()
+
+
+def loss_curves(folder: RunFolder) -> None:
+    """Draw the training loss of every block and the test metrics against the cycles."""
+    rows = read_rows(folder.path)
+    tested = [row for row in rows if 'test' in row]
+    metrics = list(tested[0]['test'])
+    figure, (left, *others) = plt.subplots(
+        1, 1 + len(metrics), figsize=(4 * (1 + len(metrics)), 3))
+    training_losses(left, rows)
+    left.set_title('training loss of each block')
+    for axes, name in zip(others, metrics):
+        band(axes, [row['cycle'] for row in tested],
+             [row['test'][name] for row in tested], name)
+        axes.set(xlabel='cycles', title=f'test {name}')
+    figure.tight_layout()
+    figure.savefig(folder.path / 'loss.png')
+    plt.close(figure)
+
+
+def print_summary(folder: RunFolder) -> None:
+    """Say where the run is and what it reached."""
+    last = read_rows(folder.path)[-1]
+    for name, values in last['test'].items():
+        mean, error = mean_and_error(np.asarray(values))
+        spread = f' ± {error:.2g} (standard error)' if len(values) > 1 else ''
+        print(f'test {name} {mean:.5g}{spread}, {len(values)} seeds, {last["cycle"]} '
+              f'cycles, {last["gflop"]:.4g} GFLOP a seed, {last["seconds"]:.1f} s')
+    print(folder.path)

@@ -1,0 +1,367 @@
+"""The folder of a run, which says all that is known of it.
+
+    flags.txt         every flag, re-loadable with --flagfile=RUN/flags.txt
+    manifest.json     command, flags, versions, commit, device, cores, hash of the data;
+                      of a complete run its attempts and the digests of its numbers, too
+    uncommitted.diff  what the code had beside its commit, if anything
+    status_log.jsonl    what became of it, see `attempts`
+    metrics.jsonl     one row a chunk of training; arrays have one entry a seed
+    checkpoints/      while the run is not complete: where to go on, see `checkpoint`
+    params.npz        the final parameters, leaf path -> array with a leading seed axis
+    *.png             figures
+    tensorboard/      with --tensorboard
+"""
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+import cdgm
+from cdgm.blocks import leaf_path
+from experiments.harness.cli import serialise
+from experiments.harness.errors import SettingError, StorageError
+from experiments.harness.runs import atomic, preemption, status_log
+from experiments.harness.runs.run_lock import RunLock, TakenError
+from experiments.harness.runs.tensorboard import Events
+from experiments.harness.training_flags import NON_IDENTITY_FLAGS
+
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy')
+
+# What of the environment decides how XLA rounds.
+_ROUNDS = ('versions', 'device', 'cores', 'xla_flags')
+
+
+class BusyError(SettingError):
+    """The folder holds a complete run, or another process writes it."""
+
+
+class RunFolder(NamedTuple):
+    """A folder that this process writes.
+
+    Attributes:
+      path: of the folder.
+      lease: what keeps other processes out; None for a folder that was not made by
+        `create`.
+      events: for TensorBoard, or None.
+    """
+
+    path: Path
+    lease: RunLock | None = None
+    events: Events | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints go; it is there as long as the run is not complete."""
+        return self.path / 'checkpoints'
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Append a row to the metrics, at once, so that a crash loses none."""
+        with open(self.path / 'metrics.jsonl', 'a') as file:
+            file.write(json.dumps(row, default=_plain) + '\n')
+        if self.events is not None:
+            self.events.add_row(row)
+
+    def save_params(self, params) -> None:
+        """Write the parameters, leaf path -> array."""
+        leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+        with atomic.atomic_write(self.path / 'params.npz', 'wb') as file:
+            np.savez(file, **{leaf_path(path): np.asarray(leaf)
+                              for path, leaf in leaves})
+
+    def rows_so_far(self) -> dict[str, Any]:
+        """Bring the metrics to the disk and say how many bytes, with what digest."""
+        with open(self.path / 'metrics.jsonl', 'a+b') as file:
+            atomic.sync(file)
+            file.seek(0)
+            content = file.read()
+        return {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
+
+    def has_rows(self, rows: dict[str, Any]) -> bool:
+        """Say whether the metrics begin as `rows_so_far` said."""
+        with contextlib.suppress(FileNotFoundError):
+            content = (self.path / 'metrics.jsonl').read_bytes()[:rows['bytes']]
+            return (len(content) == rows['bytes']
+                    and hashlib.sha256(content).hexdigest() == rows['sha256'])
+        return False
+
+    def cut_rows(self, rows: dict[str, Any] | None) -> bool:
+        """Drop the metrics beyond `rows`, None for all; say whether there were any."""
+        try:
+            os.truncate(self.path / 'metrics.jsonl', rows['bytes'] if rows else 0)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def begin(self, cycle: int) -> None:
+        """Note that an attempt goes on from a cycle."""
+        if self.lease is not None:
+            status_log.began(self.path, cycle)
+
+    @contextlib.contextmanager
+    def attempt(self, alone: bool = True) -> Iterator[None]:
+        """Note how an attempt ends, unless `finish` did, and let others go on.
+
+        Args:
+          alone: otherwise too little memory is no failure: alone there may be enough.
+        """
+        def note_preempted():
+            if not status_log.is_over(self.path):
+                status_log.ended(self.path, 'preempted')
+
+        def leave():
+            note_preempted()
+            self.lease.give_back()
+
+        try:
+            with preemption.on_exit(leave):
+                yield
+        except preemption.PreemptedError:
+            note_preempted()
+            raise
+        except Exception as error:
+            # Where the disk refuses, it refuses this line too.
+            with contextlib.suppress(OSError):
+                if not alone and status_log.kind_of(error) == 'memory':
+                    note_preempted()
+                elif not status_log.is_over(self.path):
+                    status_log.failed(self.path, error)
+            raise
+        finally:
+            self.lease.give_back()
+
+    def finish(self) -> None:
+        """Declare the run complete and drop its checkpoints."""
+        if self.lease is not None and not self.lease.held():
+            raise StorageError(f'run folder {self.path} was taken over by another '
+                               'process while this one gave no sign of life.')
+        preemption.finished()
+        if self.events is not None:
+            self.events.finish()
+        manifest = status_log.read_manifest(self.path)
+        _write_json(self.path / 'manifest.json', {
+            **manifest, 'attempts': status_log.count(status_log.read(self.path)),
+            'digests': digests(self.path)})
+        status_log.ended(self.path, 'done')
+        if self.checkpoints.exists():
+            shutil.rmtree(self.checkpoints)
+
+
+def digests(path: Path) -> dict[str, str]:
+    """Digests of a run's numbers: its parameters and, but for time, its metrics."""
+    params = hashlib.sha256()
+    with np.load(path / 'params.npz') as leaves:
+        for name, leaf in sorted(leaves.items()):
+            params.update(f'{name} {leaf.dtype} {leaf.shape}\n'.encode())
+            params.update(leaf.tobytes())
+    # Sorted, because a row of runs side by side names its numbers in another order.
+    rows = json.dumps([{**row, 'seconds': None} for row in read_rows(path)],
+                      sort_keys=True)
+    return {'params': params.hexdigest(),
+            'metrics': hashlib.sha256(rows.encode()).hexdigest()}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic.atomic_write(path) as file:
+        file.write(json.dumps(content, indent=1) + '\n')
+
+
+def _plain(value):
+    return np.asarray(value).tolist()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the metrics of a run."""
+    with open(path / 'metrics.jsonl') as file:
+        return [json.loads(line) for line in file]
+
+
+def load_params(path: Path) -> dict[str, Any]:
+    """Read the parameters of a run back as nested dicts."""
+    tree: dict[str, Any] = {}
+    with np.load(path / 'params.npz') as leaves:
+        for name, leaf in leaves.items():
+            *parents, last = name.split('/')
+            node = tree
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[last] = leaf
+    return tree
+
+
+def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any]
+           ) -> RunFolder:
+    """Make the folder of a run and write what is known before it starts.
+
+    A folder of a run that is not complete is taken over, if the run is the same.
+
+    Args:
+      experiment: its name; without the flag `run_dir` the folder is the first free one
+        of runs/EXPERIMENT-DATASET-ORDER, and this with -2, -3, …
+      values: the flags.
+      facts: what the manifest holds beside the versions and the device.
+
+    Raises:
+      BusyError: the folder holds a complete run, or it is another process's.
+      SettingError: it holds one with other flags or data, or it cannot be written.
+    """
+    path = Path(values.run_dir or Path('runs') / re.sub(
+        r'\W+', '-', f'{experiment}-{values.dataset}-{values.order}'))
+    manifest = {'experiment': experiment, 'flags': serialise(values).splitlines(),
+                **_environment(), **facts}
+    with _writing(path):
+        if values.run_dir:
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path = new_folder(path)
+        try:
+            lease = RunLock(path)
+        except TakenError as error:
+            raise BusyError(f'run folder {path} is being written by {error}; give '
+                            'another --run_dir, or wait for it.') from None
+        try:
+            events = Events(path) if values.tensorboard else None
+            _open(path, values, manifest, facts)
+        except BaseException:
+            lease.give_back()
+            raise
+    return RunFolder(path, lease, events)
+
+
+def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],
+          facts: Iterable[str]) -> None:
+    """Begin a run in a folder, or see that the one there is the same."""
+    for name in 'params.npz', 'manifest.json':
+        atomic.clear(path / name)
+    before, begun = status_log.read_manifest(path), (path / 'metrics.jsonl').exists()
+    if before is None and begun or 'digests' in (before or {}):
+        raise BusyError(f'run folder {path} holds a run already; give another '
+                        '--run_dir, or move it away.')
+    if begun:
+        _check_same(path, values, before, manifest, facts)
+        return
+    (path / 'flags.txt').write_text(serialise(values))
+    if manifest['uncommitted']:
+        (path / 'uncommitted.diff').write_text(_diff() or '')
+    _write_json(path / 'manifest.json', manifest)
+
+
+def _check_same(path: Path, values: flags.FlagValues, before: dict[str, Any],
+                manifest: dict[str, Any], facts: Iterable[str]) -> None:
+    """Refuse to go on with a run of other flags or data; tell of other machines."""
+    there = _by_name((path / 'flags.txt').read_text())
+    here = _by_name(serialise(values))
+    differ = sorted(name for name in {*there, *here}
+                    if name not in NON_IDENTITY_FLAGS and there.get(name) != here.get(name))
+    if differ:
+        then, now = (' '.join(line for name in differ for line in lines.get(name, ()))
+                     for lines in (there, here))
+        raise SettingError(
+            f'run folder {path} holds an interrupted run with other flags (then '
+            f'{then or "none"}, now {now or "none"}); give the same, or another '
+            '--run_dir.')
+    for name in (*facts, *_ROUNDS):
+        if before.get(name) == manifest[name]:
+            continue
+        change = f'{name} was {before.get(name)} and is now {manifest[name]}'
+        if name in facts:
+            raise SettingError(f'run folder {path} holds an interrupted run whose '
+                               f'{change}; give another --run_dir.')
+        print(f'warning: {change}: the run goes on, but its last bits may be others '
+              'than those of an uninterrupted one.', file=sys.stderr, flush=True)
+
+
+def _by_name(lines: str) -> dict[str, list[str]]:
+    """Flag name -> the lines that set it."""
+    named: dict[str, list[str]] = {}
+    for line in lines.splitlines():
+        named.setdefault(line.removeprefix('--').partition('=')[0], []).append(line)
+    return named
+
+
+def new_folder(path: Path) -> Path:
+    """Make the first of PATH, PATH-2, PATH-3, … that does not exist.
+
+    Raises:
+      SettingError: it cannot be made.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            free = path if number == 1 else path.with_name(f'{path.name}-{number}')
+            with contextlib.suppress(FileExistsError):  # perhaps just now
+                free.mkdir()
+                break
+    return free
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingError(f'folder {path} cannot be written ({error.strerror}); '
+                           'name one that can.') from None
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        'command': [Path(sys.argv[0]).name, *sys.argv[1:]],
+        'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'), **_machine()}
+
+
+@functools.cache
+def _machine() -> dict[str, Any]:
+    """What does not change as long as the process lives."""
+    device = jax.devices()[0]
+    return {
+        'python': platform.python_version(),
+        'versions': {'cdgm': cdgm.__version__,
+                     **{name: metadata.version(name) for name in _PACKAGES}},
+        'commit': _git('rev-parse', 'HEAD'),
+        'uncommitted': bool(_git('status', '--porcelain', '--untracked-files=no')),
+        'host': platform.node(),
+        'device': device.device_kind,
+        'platform': device.platform,
+        'devices': jax.device_count(),
+        'cores': cores(),
+        'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    }
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@functools.cache
+def _diff() -> str | None:
+    return _git('diff', 'HEAD')
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the code; None where there is no repository, or no git."""
+    try:
+        done = subprocess.run(['git', *arguments], cwd=Path(__file__).parent,
+                              capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

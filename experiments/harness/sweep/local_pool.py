@@ -1,0 +1,135 @@
+"""Workers of this machine: processes that share the trials, replaced when they die."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+from experiments.harness import errors
+from experiments.harness.errors import StorageError
+from experiments.harness.runs import preemption, status_log
+from experiments.harness.runs.run_folder import cores
+from experiments.harness.sweep.sweep_status import SweepStatus
+from experiments.harness.training_flags import operational_arguments
+
+# So many workers that end before any begins a trial, one after another, would go on to
+# do so: by an error, or because someone, perhaps the system for want of memory, kills
+# them.
+_ERRORS, _KILLS = 3, 10
+
+
+class WorkersError(RuntimeError):
+    """Workers end, one after another, and no trial begins."""
+
+
+def command(folder: Path, values: flags.FlagValues, workers: int) -> list[str]:
+    """The command of one of some workers."""
+    return [sys.executable, '-m', 'experiments.harness.sweep.worker', '--attended',
+            f'--out_dir={folder.absolute()}', f'--workers={workers}',
+            f'--mode={values.mode}', *operational_arguments(values)]
+
+
+class WorkerPool:
+    """Keeps workers going as long as trials wait.
+
+    Args:
+      folder: of the sweep.
+      values: flags of the sweep's command.
+      waiting: how many trials wait.
+    """
+
+    parting = 'run the same command again to continue'
+
+    def __init__(self, folder: Path, values: flags.FlagValues, waiting: int):
+        size = min(values.workers or max(cores() // 2, 1), max(waiting, 1))
+        self._folder, self._latency = folder, values.preempt_latency
+        self._command = command(folder, values, size)
+        self._members: dict[int, subprocess.Popen | None] = dict.fromkeys(range(size))
+        self._errors, self._kills, self._begun = 0, 0, -1
+
+    def mend(self, overview: SweepStatus) -> bool:
+        """Start workers where some are missing and trials wait.
+
+        Returns:
+          True: as long as a trial waits, somebody will run it.
+
+        Raises:
+          StorageError: the disk refused to write.
+          WorkersError: workers end before they begin anything.
+        """
+        begun = sum(state.attempts for state in overview.states.values())
+        if begun > self._begun:
+            self._errors, self._kills, self._begun = 0, 0, begun
+        waiting = len(overview.in_state('pending', 'preempted'))
+        self._reap(waiting)
+        idle = [number for number, worker in self._members.items() if worker is None]
+        # The others have a trial, perhaps a long one, or are about to take one.
+        about = len(self._members) - len(idle) - self._at_work(overview)
+        for number in idle[:max(waiting - about, 0)]:
+            self._members[number] = self._start(number)
+        return True
+
+    def dismiss(self) -> None:
+        """Ask all to leave, and wait until they have."""
+        workers = [worker for worker in self._members.values() if worker is not None]
+        for worker in workers:
+            worker.terminate()
+        deadline = time.monotonic() + self._latency + 1
+        for worker in workers:
+            try:
+                worker.wait(max(deadline - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+            worker.stdin.close()
+
+    def _reap(self, waiting: int) -> None:
+        """Look at what workers ended with."""
+        in_vain = False
+        for number, worker in self._members.items():
+            status = None if worker is None else worker.poll()
+            if status is None:
+                continue
+            self._members[number] = None
+            worker.stdin.close()
+            if status == errors.BAD_STORAGE:
+                raise StorageError(f'worker {number}: {self._last_words(number)}')
+            self._kills += status < 0
+            self._errors += status > 0 and status != preemption.PREEMPTED
+            if status == 0 and waiting and not in_vain:
+                # Those that end together may all have missed what now waits.
+                self._errors, in_vain = self._errors + 1, True
+            if self._errors >= _ERRORS or self._kills >= _KILLS:
+                raise WorkersError(
+                    f'{self._errors + self._kills} workers ended before they began a '
+                    f'trial, the last with status {status}; {self._log(number)} ends '
+                    f'with: {self._last_words(number)}')
+
+    def _at_work(self, overview: SweepStatus) -> int:
+        """Count the workers that have begun a trial."""
+        begun = {line.get('pid') for trial in overview.in_state('running')
+                 for line in status_log.read(self._folder / trial.folder)[-1:]}
+        return sum(worker is not None and worker.pid in begun
+                   for worker in self._members.values())
+
+    def _log(self, number: int) -> Path:
+        return self._folder / 'logs' / f'worker-{os.getpid()}-{number}.log'
+
+    def _last_words(self, number: int) -> str:
+        lines = self._log(number).read_text(errors='replace').strip().splitlines()
+        return lines[-1].removeprefix('error: ') if lines else 'nothing'
+
+    def _start(self, number: int) -> subprocess.Popen:
+        self._log(number).parent.mkdir(parents=True, exist_ok=True)
+        with open(self._log(number), 'ab') as log:
+            # A session of its own: Ctrl-C is the launcher's, who asks them to leave.
+            return subprocess.Popen(
+                [*self._command, f'--number={number}', *self._careful()],
+                stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+
+    def _careful(self) -> list[str]:
+        """Measure nothing where workers end before they begin: perhaps of that."""
+        return ['--mode=sequential'] if self._errors + self._kills > 1 else []

@@ -1,0 +1,86 @@
+"""Cycles of all seeds at once, in order or by a rule.
+
+The choice of block is made outside the axis of seeds, so that a rule's stays one
+conditional and not every branch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import cdgm
+from experiments.harness.task import TracedInputs, Task
+
+
+class Cycles(NamedTuple):
+    """How one program cycles all seeds.
+
+    Attributes:
+      init: (params[N], TracedInputs[N]) -> state.
+      cycle: (state, batches, keys, TracedInputs[N]) -> (state, StepInfo[N, U]). `batches` is
+        [N, U, B, ...] and `keys` [N, U] with fresh minibatches, [N, 1, ...] of both
+        without.
+      params: state -> params[N].
+      apart: whether seeds know nothing of each other, so that the state can be cut
+        along N.
+    """
+
+    init: Callable[[Any, TracedInputs], Any]
+    cycle: Callable[[Any, jax.Array, jax.Array, TracedInputs], tuple[Any, cdgm.StepInfo]]
+    params: Callable[[Any], Any]
+    apart: bool
+
+
+def cycles_in_order(task: Task) -> Cycles:
+    """The updates as they stand: the program holds no conditional."""
+    updates = task.order.updates
+
+    def init(params, given):
+        return task.descent(given.hyper).init(params)
+
+    def of_one_seed(state, batches, keys, given):
+        descent = task.descent(given.hyper)
+        if updates == ('simultaneous',):
+            return descent.simultaneous(state, batches[0], keys[0])
+        if task.fresh:
+            return descent.cycle(state, batches, keys, updates)
+        return descent.cycle(state, batches[0], keys[0], updates)
+
+    return Cycles(jax.vmap(init), jax.vmap(of_one_seed), lambda state: state.params,
+                  apart=True)
+
+
+def cycles_by_rule(task: Task, costs: Sequence[float]) -> Cycles:
+    """As many updates, their blocks chosen by a rule, one choice for all seeds.
+
+    The seeds are those of one run: they have its hyperparameters, and the key of the
+    first is that of the choices.
+    """
+    def driven(given):
+        first = jax.tree.map(lambda x: x[0], given)
+        return cdgm.drive(task.descent(first.hyper),
+                          task.order.choice.build(costs, first.key), seeds=True,
+                          batch_axis=0)
+
+    def cycle(state, batches, keys, given):
+        step = driven(given).step
+
+        def update(state, position):
+            mine = position if task.fresh else 0
+            return step(state, batches[:, mine], keys[:, mine])
+
+        state, infos = lax.scan(update, state, jnp.arange(len(task.order.updates)))
+        return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), infos)
+
+    return Cycles(lambda params, given: driven(given).init(params), cycle,
+                  lambda state: state.descent.params, apart=False)
+
+
+def choose_cycles(task: Task, costs: Sequence[float]) -> Cycles:
+    """The cycles that the task's order asks for, given the cost of each block."""
+    if task.order.choice is None:
+        return cycles_in_order(task)
+    return cycles_by_rule(task, costs)

@@ -1,0 +1,158 @@
+"""Runs that one program trains side by side, each with a folder of its own.
+
+A run is written as if it were alone, so it may go on alone, or beside others.
+
+Shapes   N seeds in all, S of each run.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.harness.errors import DivergedError
+from experiments.harness.runs import checkpoint, preemption
+from experiments.harness.runs.checkpoint import Checkpoint
+from experiments.harness.runs.run_folder import RunFolder
+from experiments.harness.task import TracedInputs, Task
+from experiments.harness.train.scan_loop import Carry, FirstBad
+
+
+class Run(NamedTuple):
+    """A run of a task.
+
+    Attributes:
+      folder: where its rows and its checkpoints go.
+      given: what its seeds are given, N = S of them.
+    """
+
+    folder: RunFolder
+    given: TracedInputs
+
+
+class TrainingProgress(NamedTuple):
+    """How far a training has come, beside its arrays.
+
+    Attributes:
+      cycle: cycles done.
+      rows: rows written, of which the first is before training.
+      seconds: spent in the cycles; runs side by side share them.
+      flops: of the rows written, a seed.
+    """
+
+    cycle: int = 0
+    rows: int = 0
+    seconds: float = 0.
+    flops: float = 0.
+
+
+def together(given: Sequence[TracedInputs]) -> TracedInputs:
+    """Put what several runs are given on one axis."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *given)
+
+
+class Group:
+    """Runs side by side, and which of them have diverged."""
+
+    def __init__(self, task: Task, runs: Sequence[Run]):
+        self._names, self.runs = task.blocks, runs
+        self._seeds = len(runs[0].given.key)
+        self.given = together([run.given for run in runs])
+        self.errors: list[DivergedError | None] = [None] * len(runs)
+        if len(runs) > 1:
+            for run in runs:
+                run.folder.cut_rows(None)
+                run.folder.begin(0)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no run is left."""
+        return all(self.errors)
+
+    def split(self, tree) -> list[Any]:
+        """Cut a tree of [N, ...] into one of [S, ...] for each run."""
+        if len(self.runs) == 1:
+            return [tree]
+        # On the host: JAX would compile a program for each shape and each run.
+        tree = jax.tree.map(np.asarray, tree)
+        return [jax.tree.map(
+            lambda leaf, at=at: leaf[at * self._seeds:(at + 1) * self._seeds], tree)
+            for at in range(len(self.runs))]
+
+    def add_rows(self, row: dict[str, Any], carry: Carry | None = None,
+                 tests: Sequence[Any] | None = None) -> dict[str, Any]:
+        """Write a row of metrics to every run; return that of the first one left."""
+        means = self.split(self._means(carry.sums) if carry else {})
+        rows = [{**row, **mine} for mine in means]
+        if tests is not None:
+            rows = [{**row, 'test': test} for row, test in zip(rows, tests)]
+        left = [at for at, error in enumerate(self.errors) if not error]
+        for at in left:
+            self.runs[at].folder.add_row(rows[at])
+        return rows[left[0]]
+
+    def _means(self, sums) -> dict[str, Any]:
+        """Mean losses and aux of the blocks that moved, a number for each seed."""
+        count = dict(zip(self._names, np.asarray(sums.count)))
+        moved = [name for name in self._names if count[name]]
+        losses = dict(zip(self._names, np.asarray(sums.loss).T))
+        return {'loss': {name: losses[name] / count[name] for name in moved},
+                'aux': {name: {term: np.asarray(value) / count[name]
+                               for term, value in sums.aux[name]._asdict().items()}
+                        for name in moved}}
+
+    def keep(self, carry: Carry, reached: TrainingProgress, saved: float, every: float
+             ) -> float:
+        """Save when it is time to, or to leave; return when it was saved last."""
+        asked = preemption.requested()
+        if not asked and time.monotonic() - saved < every:
+            return saved
+        self.save(carry, reached)
+        if asked:
+            preemption.leave()
+        return time.monotonic()
+
+    def save(self, carry: Carry, reached: TrainingProgress) -> None:
+        """Save every run as if it were alone."""
+        cut = zip(*(self.split(part) for part in (
+            carry.state, carry.sums._replace(count=None), carry.bad))) if len(
+                self.runs) > 1 else [(carry.state, carry.sums, carry.bad)]
+        for run, error, (state, sums, bad) in zip(self.runs, self.errors, cut):
+            if not error:
+                mine = Carry(state, sums._replace(count=carry.sums.count), bad)
+                checkpoint.save(run.folder.checkpoints, Checkpoint(
+                    mine, {'reached': reached._asdict(),
+                           'rows': run.folder.rows_so_far()}))
+        self.note(reached)
+
+    def note(self, reached: TrainingProgress) -> None:
+        """Say that what was reached is on the disk."""
+        preemption.saved(reached.cycle, self.runs[0].folder.path)
+
+    def drop_bad(self, bad: FirstBad) -> None:
+        """Give up the runs with a loss that is not finite."""
+        for at, mine in enumerate(self.split(bad)):
+            seeds = np.flatnonzero(np.asarray(mine.cycle) >= 0)
+            if len(seeds) and not self.errors[at]:
+                seed = seeds[np.argmin(np.asarray(mine.cycle)[seeds])]
+                self.errors[at] = DivergedError(
+                    f'the loss of block {self._names[int(mine.block[seed])]!r} is not '
+                    f'finite at cycle {int(mine.cycle[seed])} (seed number {seed}); '
+                    'lower its --learning_rate. The metrics before it are in '
+                    f'{self.runs[at].folder.path}.')
+
+    def drop_unless_finite(self, params: Sequence[Any]) -> None:
+        """Give up the runs whose last update was one too many.
+
+        A loss is of the parameters before an update, so none has seen the last one.
+        """
+        for at, mine in enumerate(params):
+            if not self.errors[at] and not all(
+                    np.isfinite(leaf).all() for leaf in jax.tree.leaves(mine)):
+                self.errors[at] = DivergedError(
+                    'the parameters are not finite after the last cycle; lower '
+                    f'--learning_rate. The metrics are in '
+                    f'{self.runs[at].folder.path}.')

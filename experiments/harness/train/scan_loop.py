@@ -1,0 +1,152 @@
+"""Chunks: several cycles in one compiled loop, with the data on the device.
+
+Minibatches are slices of a fresh permutation every epoch. The random numbers of a cycle
+depend on its number alone, so that the length of the chunks does not change a result.
+
+Shapes   N seeds, U updates a cycle, M minibatches an epoch, B batch size.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import cdgm
+from experiments.harness.task import TracedInputs, Task
+from experiments.harness.train.block_updates import Cycles
+
+
+class Sums(NamedTuple):
+    """What a chunk reports, summed over its updates.
+
+    Attributes:
+      count: int32[blocks], updates.
+      loss: float[N, blocks].
+      aux: block name -> sums of what its loss reports, float[N, ...].
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    loss: jax.Array
+    aux: dict[str, Any]
+
+
+class FirstBad(NamedTuple):
+    """Where a seed's loss was first not finite: int32[N]; cycle -1 where all were."""
+
+    cycle: jax.Array
+    block: jax.Array
+
+
+class Carry(NamedTuple):
+    """What is handed from call to call.
+
+    Attributes:
+      state: of the cycles.
+      sums: since they were last cleared.
+      bad: the first loss of each seed that was not finite.
+    """
+
+    state: Any
+    sums: Sums
+    bad: FirstBad
+
+
+class Chunk(NamedTuple):
+    """Pure functions that run several cycles.
+
+    Attributes:
+      init: (state, images, TracedInputs[N]) -> Carry.
+      run: (Carry, images, TracedInputs[N], start, stop) -> Carry. The numbers of the first and
+        the last cycle are traced, so one program serves all.
+    """
+
+    init: Callable[[Any, jax.Array, TracedInputs], Carry]
+    run: Callable[..., Carry]
+
+
+def chunk_of(task: Task, cycles: Cycles, longest: int) -> Chunk:
+    """Several cycles in one program, in one call or in many: the bits are the same.
+
+    Args:
+      task: what is trained.
+      cycles: how.
+      longest: cycles in a call at most.
+    """
+    num_blocks = len(task.blocks)
+    size, per_epoch = task.batch_size, task.minibatches_per_epoch
+    per_cycle = task.minibatches_per_cycle
+    epochs = longest * per_cycle // per_epoch + 2
+
+    def orders(keys, start):
+        """Images of the epochs that a chunk touches, int32[N, epochs, M, B]."""
+        touched = start * per_cycle // per_epoch + jnp.arange(epochs)
+
+        def order(key, epoch):
+            key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
+            shuffled = jax.random.permutation(key, len(task.images))
+            return shuffled[:per_epoch * size].reshape(per_epoch, size)
+
+        return jax.vmap(lambda key: jax.vmap(lambda e: order(key, e))(touched))(keys)
+
+    def minibatches(images, order, key, cycle, start):
+        """One seed's minibatches of a cycle and their keys."""
+        positions = cycle * per_cycle + jnp.arange(per_cycle)
+        epoch = positions // per_epoch - start * per_cycle // per_epoch
+        chosen = images[order[epoch, positions % per_epoch]]
+        key = jax.random.fold_in(jax.random.fold_in(key, 2), cycle)
+        pixels, noise = jax.random.split(key, (2, per_cycle))
+        return jax.vmap(task.prepare)(chosen, pixels), noise
+
+    def one_cycle(state, images, given, order, cycle, start):
+        batches, keys = jax.vmap(
+            lambda order, key: minibatches(images, order, key, cycle, start))(
+                order, given.key)
+        state, infos = cycles.cycle(state, batches, keys, given)
+        return state, _sum(infos, num_blocks), _find_bad(infos, cycle)
+
+    def init(state, images, given):
+        def first(state, images, given):
+            start = jnp.zeros((), jnp.int32)
+            return one_cycle(state, images, given, orders(given.key, start), start,
+                             start)
+
+        _, sums, bad = jax.eval_shape(first, state, images, given)
+        return Carry(state, _filled(sums, 0), _filled(bad, -1))
+
+    def run(carry, images, given, start, stop):
+        order = orders(given.key, start)
+
+        def body(cycle, carry):
+            state, more, found = one_cycle(carry.state, images, given, order, cycle,
+                                           start)
+            return Carry(state, jax.tree.map(jnp.add, carry.sums, more),
+                         _first(carry.bad, found))
+
+        return lax.fori_loop(start, stop, body, carry)
+
+    return Chunk(init, run)
+
+
+def _filled(form, value):
+    return jax.tree.map(lambda x: jnp.full(x.shape, value, x.dtype), form)
+
+
+def _sum(infos: cdgm.StepInfo, num_blocks: int) -> Sums:
+    moved = jax.nn.one_hot(infos.block, num_blocks, dtype=bool)  # [N, U, blocks]
+    return Sums(count=jnp.sum(moved[0], axis=0),
+                loss=jnp.sum(jnp.where(moved, infos.loss[..., None], 0), axis=1),
+                aux=jax.tree.map(lambda x: jnp.nansum(x, axis=1), infos.aux))
+
+
+def _find_bad(infos: cdgm.StepInfo, cycle) -> FirstBad:
+    bad = ~jnp.isfinite(infos.loss)  # [N, U]
+    block = jnp.take_along_axis(infos.block, jnp.argmax(bad, 1)[:, None], 1)[:, 0]
+    return jax.tree.map(
+        lambda x: jnp.where(bad.any(1), x, -1).astype(jnp.int32),
+        FirstBad(cycle, block))
+
+
+def _first(earlier: FirstBad, later: FirstBad) -> FirstBad:
+    return jax.tree.map(lambda a, b: jnp.where(earlier.cycle < 0, b, a), earlier, later)

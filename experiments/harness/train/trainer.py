@@ -1,0 +1,204 @@
+"""Train a task: compiled chunks, rows of metrics, checkpoints, a progress bar.
+
+What a training computes depends on none of: the calls that a row is made of, the
+checkpoints, how often it was interrupted, and which runs are trained beside it.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.harness.runs import checkpoint, preemption
+from experiments.harness.runs.run_folder import read_rows
+from experiments.harness.task import TracedInputs, Task
+from experiments.harness.train.block_updates import choose_cycles
+from experiments.harness.train.flops import count_costs
+from experiments.harness.train.progress import Progress
+from experiments.harness.train.run_batch import Group, TrainingProgress, Run
+from experiments.harness.train.scan_loop import Carry, chunk_of
+
+# A run writes about so many rows of metrics, whatever its length.
+_ROWS = 100
+
+# The share of the time to leave that a call may take; the rest is to evaluate and save.
+_CALL = 0.25
+
+
+class CheckpointPolicy(NamedTuple):
+    """How often a training looks up.
+
+    Attributes:
+      checkpoint_every: seconds between checkpoints; without, there are none but on
+        being asked to leave.
+      latency: seconds to leave within when asked to.
+    """
+
+    checkpoint_every: float = math.inf
+    latency: float = math.inf
+
+
+class Trainer:
+    """The programs of a task, compiled once for all runs that are given to them.
+
+    Args:
+      task: what to train.
+      cycles: how long.
+      evaluations: evaluations after the one at the start, evenly spaced.
+      given: what one seed is given, or what that is like.
+
+    Attributes:
+      task: what is trained.
+      cycles: how long.
+      longest_call: cycles in a call at most.
+    """
+
+    def __init__(self, task: Task, cycles: int, evaluations: int, given: TracedInputs):
+        self.task, self.cycles = task, cycles
+        self._tests = {round(cycles * i / evaluations) for i in range(evaluations + 1)}
+        self.longest_call = math.ceil(cycles / _ROWS)
+        self._stops = sorted({*range(0, cycles, self.longest_call), cycles,
+                              *self._tests})
+        self._costs = count_costs(task, given)
+        self._how = choose_cycles(task, self._costs.step)
+        chunk = chunk_of(task, self._how, self.longest_call)
+        self._chunk = jax.jit(chunk.run, donate_argnums=0)
+        self._compiled: dict[int, jax.stages.Compiled] = {}
+
+        def first(images, given):
+            params = jax.vmap(lambda key: task.init(jax.random.fold_in(key, 0)))(
+                given.key)
+            return chunk.init(self._how.init(params, given), images, given)
+
+        self._first = jax.jit(first)
+        self._evaluate = jax.jit(lambda state, given: jax.vmap(task.evaluate)(
+            self._how.params(state), given.hyper))
+
+    @property
+    def apart(self) -> bool:
+        """Whether runs can be trained side by side."""
+        return self._how.apart
+
+    def start(self, given: TracedInputs) -> Carry:
+        """Compute what a training starts from."""
+        return self._first(self.task.images, given)
+
+    def program(self, carry: Carry, given: TracedInputs) -> jax.stages.Compiled:
+        """Compile the cycles for as many seeds, unless that is done already."""
+        seeds = len(given.key)
+        if seeds not in self._compiled:
+            self._compiled[seeds] = self._chunk.lower(
+                carry, self.task.images, given, *jnp.zeros(2, jnp.int32)).compile()
+        return self._compiled[seeds]
+
+    def call(self, carry: Carry, given: TracedInputs, start: int, stop: int) -> Carry:
+        """Make the cycles from one number to another, and wait for them."""
+        return jax.block_until_ready(self.program(carry, given)(
+            carry, self.task.images, given, np.int32(start), np.int32(stop)))
+
+    def train(self, runs: Sequence[Run], pace: CheckpointPolicy, progress: Progress
+              ) -> list[Any]:
+        """Train runs side by side; a single one goes on where its folder is.
+
+        Args:
+          runs: to train; more than one only where seeds are `apart`.
+          pace: how often to look up.
+          progress: what shows it.
+
+        Returns:
+          For each run its final parameters, with a leading axis S, or the
+          `DivergedError` that ended it; the rows before it are written.
+
+        Raises:
+          PreemptedError: the process was asked to leave; what it reached is saved.
+          StorageError: no checkpoint can be written.
+          SettingError: the checkpoints are those of other code.
+        """
+        group = Group(self.task, runs)
+        given = group.given
+        carry, reached = self._resume(runs[0]) if len(runs) == 1 else (
+            self.start(given), TrainingProgress())
+        if not reached.rows:
+            group.add_rows({'cycle': 0, 'epoch': 0.0, 'seconds': 0.0, 'gflop': 0.0},
+                           tests=self._test(group, carry))
+            reached = reached._replace(rows=1)
+        group.note(reached)
+        saved, seconds = time.monotonic(), math.inf
+        if reached.rows > 1:
+            progress.advance(self._stops[reached.rows - 1],
+                             read_rows(runs[0].folder.path)[-1])
+        progress.say('compiling')
+        # Ahead of time, so that the first chunk's rate is that of the others.
+        self.program(carry, given)
+        for start, stop in list(zip(self._stops, self._stops[1:]))[reached.rows - 1:]:
+            while reached.cycle < stop and not group.is_lost:
+                saved = group.keep(carry, reached, saved, pace.checkpoint_every)
+                preemption.mark_dirty()
+                upto = _end_of_call(reached.cycle, stop, seconds, pace.latency)
+                began = time.perf_counter()
+                carry = self.call(carry, given, reached.cycle, upto)
+                took = time.perf_counter() - began
+                seconds = took / (upto - reached.cycle)
+                reached = reached._replace(
+                    cycle=upto, seconds=reached.seconds + took / len(runs))
+                group.drop_bad(carry.bad)
+            if group.is_lost:
+                break
+            saved = group.keep(carry, reached, saved, pace.checkpoint_every)
+            reached = reached._replace(
+                rows=reached.rows + 1,
+                flops=reached.flops + self._costs.spent(stop - start, carry.sums.count))
+            row = {'cycle': stop, 'epoch': stop * self.task.minibatches_per_cycle
+                   / self.task.minibatches_per_epoch,
+                   'seconds': round(reached.seconds, 4), 'gflop': reached.flops / 1e9}
+            tests = self._test(group, carry) if stop in self._tests else None
+            shown = group.add_rows(row, carry, tests)
+            carry = carry._replace(sums=_cleared(carry.sums))
+            progress.advance(stop - start, shown)
+        params = group.split(self._how.params(carry.state))
+        group.drop_unless_finite(params)
+        if math.isfinite(pace.checkpoint_every) and not group.is_lost:
+            group.save(carry, reached)
+        return [error or mine for error, mine in zip(group.errors, params)]
+
+    def _test(self, group: Group, carry: Carry) -> list[Any]:
+        """Evaluate each run by the program that it has alone, to the same bits."""
+        return [self._evaluate(state, run.given)
+                for state, run in zip(group.split(carry.state), group.runs)]
+
+    def _resume(self, run: Run) -> tuple[Carry, TrainingProgress]:
+        """Where a run is, or its start, with the rows of metrics that belong to it."""
+        folder = run.folder
+
+        def check(facts):
+            if not folder.has_rows(facts['rows']):
+                raise checkpoint.DamagedError('metrics.jsonl is not what it was')
+
+        form = jax.eval_shape(self._first, self.task.images, run.given)
+        found = checkpoint.load(folder.checkpoints, form, check)
+        if found:
+            carry = jax.tree.map(jnp.asarray, found.state)
+            reached, rows = TrainingProgress(**found.facts['reached']), found.facts['rows']
+        else:
+            carry, reached, rows = self.start(run.given), TrainingProgress(), None
+        if folder.cut_rows(rows):
+            print(f'resuming at cycle {reached.cycle}', flush=True)
+        folder.begin(reached.cycle)
+        return carry, reached
+
+
+@jax.jit
+def _cleared(sums):
+    # One call; leaf by leaf they would take as long as a short cycle.
+    return jax.tree.map(jnp.zeros_like, sums)
+
+
+def _end_of_call(cycle: int, stop: int, pace: float, latency: float) -> int:
+    """The cycle up to which a call may go, given the seconds that a cycle took."""
+    if math.isinf(latency):
+        return stop
+    return min(stop, cycle + max(1, int(_CALL * latency / pace)))
