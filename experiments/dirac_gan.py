@@ -1,7 +1,7 @@
 """The Dirac-GAN: every loss under every dynamic, from one starting point.
 
-    python -m experiments.dirac_gan
-    python -m experiments.dirac_gan --out_dir=results           # the committed files
+    ./launch.sh dirac_gan
+    ./launch.sh dirac_gan --out_dir=results           # the committed files
 
 The data are one point, 0; the generator makes one point, theta; the discriminator has
 the logit D(x) = -psi x. Its only equilibrium is (theta, psi) = (0, 0). The setting is

@@ -1,9 +1,9 @@
 """Train a generative adversarial network, its players in any order.
 
-    python -m experiments.gan                                   # digits, 1 minute
-    python -m experiments.gan --order=simultaneous              # both from one point
-    python -m experiments.gan --order=discriminator*5,generator
-    python -m experiments.gan --dataset=mnist --epochs=5
+    ./launch.sh gan                                   # digits, 1 minute
+    ./launch.sh gan --order=simultaneous              # both from one point
+    ./launch.sh gan --order=discriminator*5,generator
+    ./launch.sh gan --dataset=mnist --epochs=5
 
 The discriminator and the generator have opposed losses, each a block with its own Adam
 of beta1 = 0.5 (Radford et al. 2016). R1 (Mescheder et al. 2018) keeps the discriminator
@@ -35,8 +35,9 @@ _SAMPLES = 1000
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
-    training_flags.define_flags(values, order='discriminator,generator', learning_rate='2e-4',
-                          batch_size=64, epochs=40, fresh_minibatches=True)
+    training_flags.define_flags(
+        values, order='discriminator,generator', learning_rate='2e-4',
+        batch_size=64, epochs=40, fresh_minibatches=True)
     own = {'flag_values': values}
     flags.DEFINE_enum('loss', 'non_saturating', sorted(losses.GAN_LOSSES),
                       'Of the two players.', **own)

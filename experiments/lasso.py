@@ -1,8 +1,8 @@
 """The lasso by coordinate moves, beside scikit-learn's `Lasso`.
 
-    python -m experiments.lasso                         # all three problems, 10 seconds
-    python -m experiments.lasso --problems=diabetes
-    python -m experiments.lasso --out_dir=results       # and results/lasso.csv
+    ./launch.sh lasso                         # all three problems, 10 seconds
+    ./launch.sh lasso --problems=diabetes
+    ./launch.sh lasso --out_dir=results       # and results/lasso.csv
 
     min_w  mean_n (y_n - x_n w)^2 / 2 + l1 |w|_1 + l2 |w|^2 / 2
 

@@ -1,9 +1,9 @@
 """Train a variational autoencoder, its blocks in any order.
 
-    python -m experiments.vae                                   # digits, 30 seconds
-    python -m experiments.vae --order=joint                     # ordinary training
-    python -m experiments.vae --order=decoder,encoder --seeds=3
-    python -m experiments.vae --dataset=binarized_mnist --hidden=500 --epochs=10
+    ./launch.sh vae                                   # digits, 30 seconds
+    ./launch.sh vae --order=joint                     # ordinary training
+    ./launch.sh vae --order=decoder,encoder --seeds=3
+    ./launch.sh vae --dataset=binarized_mnist --hidden=500 --epochs=10
 
 Both blocks, encoder and decoder, descend -ELBO, reconstruction + beta KL in nats. On
 one minibatch with one noise key the decoder moves first and the encoder meets the new
@@ -31,7 +31,7 @@ BLOCKS = ('encoder', 'decoder')
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
     training_flags.define_flags(values, order='decoder,encoder', learning_rate='1e-3',
-                          batch_size=128, epochs=100, fresh_minibatches=False)
+                                batch_size=128, epochs=100, fresh_minibatches=False)
     own = {'flag_values': values}
     flags.DEFINE_multi_integer('hidden', [128], 'Width of a hidden layer of encoder '
                                'and decoder; repeat for more layers.', lower_bound=1,

@@ -86,6 +86,7 @@ def test_arguments_reach_the_experiment(launch, tmp_path):
         '-P -m experiments.harness.sweep smoke status --out_dir=x',
         f'-P -m experiments.harness.sweep {tmp_path / "own.toml"}']
     assert runs[5].endswith('[experiments,slurm,tensorboard]')
-    assert runs[6] == '-P -m experiments.harness.sweep smoke --tensorboard --cluster=slurm'
+    assert runs[6] == ('-P -m experiments.harness.sweep smoke --tensorboard '
+                       '--cluster=slurm')
     assert runs[7].endswith('[test]')
     assert runs[8:] == ['-m flake8', '-m mypy', '-m pytest -q tests/test_launch.py']

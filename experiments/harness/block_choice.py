@@ -33,7 +33,8 @@ class Choice(NamedTuple):
       probes: what it evaluates beside the steps.
     """
 
-    build: Callable[[Sequence[float], jax.Array], cdgm.Schedule | cdgm.selection.SelectionRule]
+    build: Callable[[Sequence[float], jax.Array],
+                    cdgm.Schedule | cdgm.selection.SelectionRule]
     probes: tuple[Probe, ...] = ()
 
 
@@ -59,12 +60,13 @@ def choices(visits: Sequence[int], refresh: int) -> dict[str, Choice]:
             (Probe('grad_norms', refresh),)),
         'gauss_southwell_lipschitz': Choice(
             lambda costs, key: cdgm.selection.gauss_southwell(size, refresh=refresh,
-                                                    lipschitz='estimated'),
+                                                              lipschitz='estimated'),
             (Probe('grad_norms', refresh), Probe('secant', refresh))),
         'importance': Choice(
             lambda costs, key: cdgm.selection.importance(size, key, refresh=refresh),
             (Probe('secant', refresh),)),
-        'bandit': Choice(lambda costs, key: cdgm.selection.bandit(costs, key, refresh=refresh),
+        'bandit': Choice(lambda costs, key: cdgm.selection.bandit(costs, key,
+                                                                  refresh=refresh),
                          (Probe('decrease', refresh),)),
         'plateau': Choice(lambda costs, key: cdgm.selection.plateau(
             size, patience=refresh, max_steps=10 * refresh)),

@@ -1,7 +1,7 @@
 """From flags to a complete run: the data, the task, training, pictures, the manifest.
 
-Runs whose flags differ only in what is traced share a `CompiledTask`, on which everything is
-loaded and compiled once.
+Runs whose flags differ only in what is traced share a `CompiledTask`, on which
+everything is loaded and compiled once.
 """
 
 import contextlib
@@ -88,7 +88,8 @@ def run(bench: CompiledTask, all_values: Sequence[flags.FlagValues],
     Raises:
       PreemptedError: the process was asked to leave.
     """
-    pace = CheckpointPolicy(all_values[0].checkpoint_every, all_values[0].preempt_latency)
+    pace = CheckpointPolicy(all_values[0].checkpoint_every,
+                            all_values[0].preempt_latency)
     with contextlib.ExitStack() as stack:
         for folder in folders:
             stack.enter_context(folder.attempt(alone=len(folders) == 1))

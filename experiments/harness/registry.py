@@ -68,5 +68,6 @@ def _import(path: Path):
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise SettingError(f'experiment {path} cannot be imported: {error!r}.') from error
+        raise SettingError(
+            f'experiment {path} cannot be imported: {error!r}.') from error
     return module

@@ -1,6 +1,6 @@
 """Repeat a run, and say whether its numbers are identical.
 
-    python -m experiments.harness.rerun runs/NAME/vae-0123456789abcdef
+    ./launch.sh rerun runs/NAME/vae-0123456789abcdef
 
 The run is made anew from the flags in its folder, in a folder of its own, and its
 parameters and metrics are compared with the digests in the manifest. Where the code,
@@ -27,7 +27,8 @@ from experiments.harness import cli, execute
 from experiments.harness import registry
 from experiments.harness.errors import SettingError
 from experiments.harness.runs import preemption, run_folder, status_log
-from experiments.harness.training_flags import define_operational_flags, operational_arguments
+from experiments.harness.training_flags import (
+    define_operational_flags, operational_arguments)
 
 # What of a manifest decides about bits, and what may be expected where it differs.
 _DECIDES = {
@@ -179,7 +180,7 @@ if __name__ == '__main__':
     with cli.one_line_errors():
         if sys.argv[1:] and not sys.argv[1].startswith('-'):
             cli.run(define_flags, lambda values: main(Path(sys.argv[1]), values),
-                       __doc__, sys.argv[2:])
+                    __doc__, sys.argv[2:])
         elif '--help' in sys.argv:
             cli.run(define_flags, lambda values: None, __doc__, ['--help'])
         else:

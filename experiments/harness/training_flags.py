@@ -106,7 +106,7 @@ def read_order(values: flags.FlagValues, blocks: tuple[str, ...],
                            f'--order={values.order} moves all of them; name blocks.')
     visits = [updates.count(name) for name in blocks]
     return UpdatePlan(updates, names, rates,
-                 block_choice.choices(visits, values.refresh)[values.schedule])
+                      block_choice.choices(visits, values.refresh)[values.schedule])
 
 
 def _parse(name: str, parser: Callable, values: flags.FlagValues, *arguments):

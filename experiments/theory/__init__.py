@@ -1,7 +1,7 @@
 """Theory: what is known of coordinate descent and of games, measured on this library.
 
-    python -m experiments.theory
-    python -m experiments.theory --out_dir=runs/theory    # and theory.csv, .json, .png
+    ./launch.sh theory
+    ./launch.sh theory --out_dir=runs/theory    # and theory.csv, .json, .png
 
 Every row runs descents, schedules, rules, moves and dynamics of `cdgm` in float64 and
 compares what they do with a closed form. A row that fails makes the exit status 1.

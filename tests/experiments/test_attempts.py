@@ -129,6 +129,7 @@ def test_only_an_unforeseen_error_leaves_its_trace(tmp_path):
         raise ValueError('one\ntwo')
     except ValueError as error:
         status_log.failed(tmp_path, error)
-    assert status_log.state_of(tmp_path)[:3] == ('failed', 'crash', 'ValueError: one two')
+    assert status_log.state_of(tmp_path)[:3] == (
+        'failed', 'crash', 'ValueError: one two')
     trace = (tmp_path / 'crash.txt').read_text()
     assert trace.startswith('Traceback') and 'test_attempts.py' in trace

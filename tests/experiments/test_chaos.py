@@ -44,8 +44,8 @@ def workers(folder):
             words = path.read_bytes().split(b'\0')
         except OSError:
             continue
-        if b'experiments.harness.sweep.worker' in words and f'--out_dir={folder}'.encode() in (
-                words):
+        wanted = {b'experiments.harness.sweep.worker', f'--out_dir={folder}'.encode()}
+        if wanted <= {*words}:
             found.append(int(path.parent.name))
     return found
 

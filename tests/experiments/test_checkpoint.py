@@ -53,7 +53,8 @@ def task(choice=None):
         draw=lambda folder, params: None, batch_size=2, fresh=True)
 
 
-STUDIES = {'in_order': task(), 'bandit': task(block_choice.choices((1, 1), 3)['bandit'])}
+STUDIES = {'in_order': task(), 'bandit': task(
+    block_choice.choices((1, 1), 3)['bandit'])}
 GIVEN = TracedInputs(jax.random.split(jax.random.key(3), 2), {})
 
 
@@ -71,7 +72,9 @@ def train(cheap_compilation, monkeypatch):
 
     def train(task, folder):
         with cheap_compilation():
-            params = train_in(folder, task, CheckpointPolicy(checkpoint_every=0., latency=1e-9))
+            params = train_in(
+                folder, task, CheckpointPolicy(
+                    checkpoint_every=0., latency=1e-9))
         return jax.tree.map(np.asarray, params)
     return train
 

@@ -144,20 +144,20 @@ def test_a_dry_run_prints_commands_that_make_the_trials(folder, call, name):
     assert (status, error) == (0, '') and contents(folder) == before
     trials = sweeps.read(sweeps.named(name)).trials
     for trial, (words, state) in zip(trials, commands_of(said), strict=True):
-        assert words[:3] == ['python', '-m', f'experiments.{trial.experiment}']
-        values = cli.parse(DEFINES[trial.experiment], words[3:])
+        assert words[:2] == ['./launch.sh', trial.experiment]
+        values = cli.parse(DEFINES[trial.experiment], words[2:])
         assert identity(trial.experiment, values) == trial.id
         assert values.run_dir == f'runs/{Path(name).stem}/{trial.folder}'
-        assert state == 'pending' and tuple(words[3:-1]) == trial.arguments
+        assert state == 'pending' and tuple(words[2:-1]) == trial.arguments
 
 
 def test_a_dry_run_prints_the_manners_that_were_given(folder, call):
     said = call('some.toml', '--dry_run', '--tensorboard', '--data_dir=the data',
                 '--checkpoint_every=7', '--workers=2', '--set=epochs=9')[1]
     for words, _ in commands_of(said):
-        assert words[3:] == ['--epochs=9', *words[4:6], '--data_dir=the data',
+        assert words[2:] == ['--epochs=9', *words[3:5], '--data_dir=the data',
                              '--checkpoint_every=7.0', '--tensorboard', words[-1]]
-        values = cli.parse(vae.define_flags, words[3:])
+        values = cli.parse(vae.define_flags, words[2:])
         assert values.data_dir == 'the data' and values.tensorboard
 
 
@@ -316,7 +316,8 @@ def test_a_full_disk_is_tried_again_by_the_same_command(trials, call, launched):
     fail(trials[1], 'disk')
     fail(trials[2], 'diverged')
     call(*AT)
-    assert [status_log.state_of(run).name for run in trials[1:3]] == ['pending', 'failed']
+    assert [status_log.state_of(run).name for run in trials[1:3]] == [
+                                'pending', 'failed']
     assert left(trials[1]) == FILES
 
 

@@ -52,7 +52,8 @@ def test_what_killed_writers_left_can_be_cleared(tmp_path):
 
 
 def test_two_write_at_once_and_the_last_to_end_counts(tmp_path):
-    with atomic.atomic_write(tmp_path / 'a') as one, atomic.atomic_write(tmp_path / 'a') as two:
+    with (atomic.atomic_write(tmp_path / 'a') as one,
+          atomic.atomic_write(tmp_path / 'a') as two):
         one.write('one')
         two.write('two')
     assert (tmp_path / 'a').read_text() == 'one' and names(tmp_path) == ['a']

@@ -75,7 +75,7 @@ class Runs:
         with self._plain():
             folders = [execute.open_folder(self.bench, one) for one in values]
             errors = execute.run(self.bench, values, folders,
-                                Progress('runs', 8, quiet=True))
+                                 Progress('runs', 8, quiet=True))
         return [folder.path for folder in folders], errors
 
     def paths(self, name):
@@ -87,7 +87,7 @@ class Runs:
         values = self._parse(f'{name}-{at}', *self.own[at])
         with self._plain():
             execute.run(self.bench, [values], [execute.open_folder(self.bench, values)],
-                       Progress('runs', 8, quiet=True))
+                        Progress('runs', 8, quiet=True))
 
 
 COMPILED: list[str] = []
@@ -180,7 +180,10 @@ def test_one_that_diverges_ends_alone(runs):
                                numbers(without_seconds(alone)),
                                rtol=0 if case.exact else 1e-3)
     assert [row['cycle'] for row in read_rows(alone)] == [0, 1]
-    assert status_log.state_of(paths[1]) == State('failed', 'diverged', str(errors[1]), 1)
+    assert status_log.state_of(
+        paths[1]) == State(
+        'failed', 'diverged', str(
+            errors[1]), 1)
     assert not (paths[1] / 'params.npz').exists()
 
 

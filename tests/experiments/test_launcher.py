@@ -90,7 +90,8 @@ def begin(tmp_path, monkeypatch):
         def go():
             """How it ends, and how often each trial has begun."""
             said = launcher.run(sweep, tmp_path, values).counts()
-            return said, [status_log.state_of(tmp_path / name).attempts for name in names]
+            return said, [status_log.state_of(
+                tmp_path / name).attempts for name in names]
 
         return go
     return begin
@@ -257,7 +258,8 @@ def test_asked_to_leave_it_asks_its_workers(begin, tmp_path, monkeypatch, script
             go()
     assert log() == 2 * 'asked\n'
     # Nobody is left, and what they had is free.
-    assert [status_log.state_of(tmp_path / f'vae-{at:016x}').name for at in range(4)] == [
+    found = [status_log.state_of(tmp_path / f'vae-{at:016x}').name for at in range(4)]
+    assert found == [
         'done', 'preempted', 'done', 'pending']
     monkeypatch.undo()
 

@@ -64,7 +64,8 @@ def test_it_is_over_when_nothing_is_left_to_do(folder):
     sweep = sweep_of((SEEDS[0], SEEDS[3]))
     seen = sweep_status.read_status(sweep, folder)
     assert seen.is_over and seen.counts() == '1 done, 1 failed'
-    assert sweep_status.read_status(sweep_of(SEEDS[4:]), folder).counts() == '0 done, 1 pending'
+    assert sweep_status.read_status(
+        sweep_of(SEEDS[4:]), folder).counts() == '0 done, 1 pending'
 
 
 def test_what_is_final_is_not_read_again(folder, monkeypatch):
@@ -211,7 +212,7 @@ def test_names_stay_where_there_is_no_room_for_all(shown, tmp_path, monkeypatch)
         write(tmp_path / trial.folder, 0)
     monkeypatch.setattr(live_view, '_losses', lambda run: 30 * 'loss 1.234, ')
     running = SweepStatus({one: State('running') for one in some},
-                       {one: 0.5 for one in some})
+                          {one: 0.5 for one in some})
     _, (frame,) = shown(True, running, running, some=some)
     assert [line.split('beta=')[1].split()[0] for line in frame[2:-1]] == [
         str(at) for at in range(8)]
@@ -227,5 +228,6 @@ def test_remaining_time_is_at_the_pace_of_this_launch(shown, monkeypatch):
 
 
 def test_clock():
-    assert [live_view._clock(seconds) for seconds in (0, 59.6, 61, 3599, 3661, 90000)] == [
+    times = 0, 59.6, 61, 3599, 3661, 90000
+    assert [live_view._clock(seconds) for seconds in times] == [
         '0:00', '1:00', '1:01', '59:59', '1:01:01', '25:00:00']

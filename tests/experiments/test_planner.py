@@ -156,7 +156,8 @@ def clock(monkeypatch):
 
 def waiting(number, seeds=1):
     """What trials are given; all their seeds differ."""
-    return [TracedInputs(jnp.zeros(seeds), {'rate': at + jnp.arange(1., 1 + seeds) / 10})
+    return [TracedInputs(jnp.zeros(seeds),
+                         {'rate': at + jnp.arange(1., 1 + seeds) / 10})
             for at in range(number)]
 
 

@@ -67,7 +67,8 @@ said.__enter__()
 '''
 
 
-@pytest.mark.parametrize('latency, place', [(1000, ''), (0.5, 'preemption.mark_dirty()')])
+@pytest.mark.parametrize('latency, place',
+                         [(1000, ''), (0.5, 'preemption.mark_dirty()')])
 def test_farewells_are_said(latency, place):
     assert ends(latency, FAREWELL + place, signal.SIGTERM) == (75, 'farewell\n' + SAID)
 

@@ -203,7 +203,8 @@ def test_an_attempt_that_is_left_from_a_thread_says_so(tmp_path, create):
         folder.begin(0)
         farewell, = preemption._farewells
         farewell()  # and the process ends
-        assert status_log.state_of(tmp_path) == status_log.State('preempted', attempts=1)
+        assert status_log.state_of(tmp_path) == status_log.State(
+            'preempted', attempts=1)
         assert status_log.is_over(tmp_path) and not (tmp_path / 'lease').exists()
     assert not preemption._farewells
 

@@ -11,7 +11,7 @@ BLOCKS = 'encoder', 'decoder'
 
 def define_flags(values):
     training_flags.define_flags(values, order='decoder,encoder', learning_rate='1e-3',
-                          batch_size=128, epochs=10, fresh_minibatches=False)
+                                batch_size=128, epochs=10, fresh_minibatches=False)
 
 
 def parse(*arguments):

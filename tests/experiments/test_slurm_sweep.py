@@ -87,7 +87,8 @@ def test_an_array_of_eight_trials(launch, tmp_path):
         begun = [line['cycle'] for line in status_log.read(run) if 'began' in line]
         assert len(begun) == 2 and begun[0] == 0 < begun[1]
     for trial in sweep.trials:
-        outcomes = [line.get('outcome') for line in status_log.read(storm / trial.folder)]
+        outcomes = [line.get('outcome')
+                    for line in status_log.read(storm / trial.folder)]
         assert outcomes.count('done') == 1
         if storm / trial.folder not in (killed, cancelled, requeued):
             assert outcomes == [None, 'done']

@@ -190,7 +190,8 @@ def test_errors_in_the_head_of_a_table(read, text, words):
     ('zip = {help = [true]}', f"unknown flag 'help'; {LISTED}*"),
     ('flags = {name = 2}', f"unknown flag 'name'; {LISTED}*"),
     *((f'product = {{{name} = [1]}}', f'{name} says where and how a run is made, not '
-       'what it is; leave it to the command line of the sweep.') for name in NON_IDENTITY_FLAGS),
+       'what it is; leave it to the command line of the sweep.')
+      for name in NON_IDENTITY_FLAGS),
     ('flags = {seed = 0}\nproduct = {seed = [1]}', 'seed is in two of flags, list, zip '
      'and product; keep one of them.'),
     ('list = [{latent = 2}]\nzip = {latent = [1]}', 'latent is in two of flags, list, '

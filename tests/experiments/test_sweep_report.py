@@ -199,8 +199,8 @@ def test_says_how_to_repeat_each_trial(shown):
     folder, value, page = shown
     commands = [shlex.split(line) for text in page.pre for line in text.splitlines()]
     for trial in value.trials:
-        assert ['python', '-m', 'experiments.vae', *trial.arguments] in commands
-        again = ['python', '-m', 'experiments.harness.rerun', str(folder / trial.folder)]
+        assert ['./launch.sh', 'vae', *trial.arguments] in commands
+        again = ['./launch.sh', 'rerun', str(folder / trial.folder)]
         done = (folder / trial.folder / 'metrics.jsonl').exists()
         assert (again in commands) == done
 

@@ -38,7 +38,8 @@ class StepStats(NamedTuple):
 def loss(params, batch, key):
     noise = jax.random.normal(key)
     error = jnp.tanh(batch @ params['a']) @ params['b'] - noise
-    return jnp.mean(jnp.square(error)), StepStats(jnp.sum(jnp.abs(batch), axis=0), noise)
+    return jnp.mean(jnp.square(error)), StepStats(
+        jnp.sum(jnp.abs(batch), axis=0), noise)
 
 
 def init(key):
@@ -79,7 +80,8 @@ def train_in(path, task, evaluations=2, keys=KEYS, cycles=SWEEPS):
     """Parameters, or the error that ended the run."""
     one = jax.tree.map(lambda x: x[0], traced_inputs(keys))
     params, = Trainer(task, cycles, evaluations, one).train(
-        [Run(RunFolder(path), traced_inputs(keys))], CheckpointPolicy(), Progress('toy', cycles))
+        [Run(RunFolder(path), traced_inputs(keys))], CheckpointPolicy(),
+        Progress('toy', cycles))
     return params
 
 

@@ -112,7 +112,8 @@ def test_who_has_compiled_waits_twice_as_long_and_then_shares(tmp_path, clock, s
 
 @pytest.mark.parametrize('how', ['done', 'gone'])
 def test_while_waiting_it_looks(tmp_path, clock, how):
-    mine, other, left = WorkQueue(tmp_path, GROUPS[:2], 0), occupy(tmp_path, 'b'), {*'ab'}
+    mine, other, left = WorkQueue(
+        tmp_path, GROUPS[:2], 0), occupy(tmp_path, 'b'), {*'ab'}
     get_ready(mine, clock, 60)
     pause = 60 * work_queue._LOOK_SHARE
     clock.later = [(70, other.give_back if how == 'gone' else left.clear)]

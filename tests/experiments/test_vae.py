@@ -136,7 +136,7 @@ def test_what_is_traced_is_given():
 def test_flags_reach_the_study():
     data = load('digits')
     task = vae.task(parse('--order=joint', '--fresh_minibatches', '--batch_size=7',
-                            '--likelihood=gaussian'), data)
+                          '--likelihood=gaussian'), data)
     hyper = {'rates': {'joint': 1e-3, 'encoder': 1e-3, 'decoder': 1e-3}, 'beta': 1.,
              'sigma': 1.}
     assert list(task.descent(hyper).blocks) == ['joint'] and task.fresh

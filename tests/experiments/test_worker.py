@@ -270,7 +270,7 @@ def test_a_batch_that_is_not_whole_is_run_one_by_one(started, stand, monkeypatch
     work(folder)
     assert stand.batches == [[names[0]], [names[2]]]
     assert status_log.state_of(runs(folder)[1]) == ('failed', 'setting', 'not this one',
-                                                  0)
+                                                    0)
 
 
 def test_where_nothing_can_be_measured_trials_are_run_all_the_same(
@@ -582,7 +582,8 @@ def start(environment):
 def test_from_a_command_to_a_report(started, undisturbed, start, tmp_path):
     folder = started('seed = [0, 1]\nlearning_rate = [1e-2]')
     shutil.rmtree(folder)
-    with start('experiments.harness.sweep', tmp_path / 'sweep.toml', f'--out_dir={folder}',
+    with start('experiments.harness.sweep', tmp_path / 'sweep.toml',
+               f'--out_dir={folder}',
                '--workers=1') as process:
         said, errors = process.communicate(timeout=100)
     assert (process.returncode, errors) == (0, '')
@@ -661,7 +662,8 @@ def test_a_read_only_folder(started, start, stand, tmp_path):
 @pytest.mark.slow
 def test_workers_leave_when_their_launcher_is_killed(started, start, tmp_path):
     folder = started('seed = [0, 1]')
-    with start('experiments.harness.sweep', tmp_path / 'sweep.toml', f'--out_dir={folder}',
+    with start('experiments.harness.sweep', tmp_path / 'sweep.toml',
+               f'--out_dir={folder}',
                '--workers=2', '--set=cycles=1000000') as process:
         while states(folder).count('running') < 2:
             time.sleep(0.1)

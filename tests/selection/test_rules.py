@@ -39,7 +39,7 @@ def step(rule, state, world):
     """Take one step in a world: (state, index)."""
     index, state = rule.select(state, lambda: world.norms)
     seen = StepStats(index, world.losses[index], world.norms[index], world.signals,
-                lambda: world.decreases[index], lambda: world.secants[index])
+                     lambda: world.decreases[index], lambda: world.secants[index])
     return rule.observe(state, seen), index
 
 

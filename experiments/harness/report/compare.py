@@ -1,6 +1,6 @@
 """Compare runs at equal cycles and at equal FLOPs.
 
-    python -m experiments.harness.report.compare runs/vae-digits-joint runs/vae-digits-decoder-encoder
+    ./launch.sh compare runs/vae-digits-joint runs/vae-digits-decoder-encoder
 
 One row a run: the test metric, mean ± standard error over the seeds, at as many cycles
 as every run made, and at as many FLOPs as every run spent, by linear interpolation

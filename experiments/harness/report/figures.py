@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt  # noqa: E402  after the choice of backend
 import numpy as np  # noqa: E402
 
 from cdgm.metrics import mean_and_error  # noqa: E402
-from experiments.harness.report.compare import over_seeds, pool
-from experiments.harness.runs.run_folder import RunFolder, read_rows
+from experiments.harness.report.compare import over_seeds, pool  # noqa: E402
+from experiments.harness.runs.run_folder import RunFolder, read_rows  # noqa: E402
 
 # Colours that are told apart without seeing red and green (Okabe & Ito 2008).
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')

@@ -202,20 +202,20 @@ def _commands(result: Results, runs: dict[str, Run]) -> str:
             commands = '\n'.join(line for name in names for line in _repeat(runs[name]))
             parts.append(f'<h4>{html.escape(title)}</h4>'
                          f'<pre>{html.escape(commands)}</pre>')
-    note = ('experiments.harness.rerun repeats a trial that is done and says whether the '
+    note = ('./launch.sh rerun repeats a trial that is done and says whether the '
             'numbers are identical.')
     return ('<details><summary>Commands that repeat each trial</summary>'
             f'{paragraph(note, "note")}' + '\n'.join(parts) + '</details>')
 
 
 def _repeat(run: Run) -> list[str]:
-    again = f'python -m experiments.harness.rerun {shlex.quote(str(run.folder))}'
+    again = f'./launch.sh rerun {shlex.quote(str(run.folder))}'
     return [command(run), *([again] if run.state.name == 'done' else [])]
 
 
 def command(run: Run) -> str:
     """Say how to repeat a run."""
-    return (f'python -m experiments.{run.trial.experiment} '
+    return (f'./launch.sh {run.trial.experiment} '
             f'{shlex.join(run.trial.arguments)}')
 
 

@@ -1,4 +1,4 @@
-"""`python -m experiments.harness.sweep NAME [COMMAND] [--FLAG=VALUE …]`, see `commands`."""
+"""`./launch.sh NAME [COMMAND] [--FLAG=VALUE …]`, see `commands`."""
 
 import sys
 

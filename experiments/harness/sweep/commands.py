@@ -65,7 +65,7 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     except WorkersError as error:
         _end(error)
     preemption.mark_safe('left while writing the report; '
-                       f'{command_lines.command(values, "report")} writes it')
+                         f'{command_lines.command(values, "report")} writes it')
     _show(sweep, folder)
     preemption.finished()
     left = seen.in_state('pending', 'preempted', 'running')
@@ -176,12 +176,12 @@ def _read(arguments: list[str]) -> tuple[str, str, list[str]]:
 
 
 def _print_commands(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
-    manners = [values[name].serialize() for name in OPERATIONAL_FLAGS if values[name].present]
+    manners = [values[name].serialize()
+               for name in OPERATIONAL_FLAGS if values[name].present]
     seen = sweep_status.read_status(sweep, folder)
     for trial in sweep.trials:
-        command = shlex.join(['python', '-m', f'experiments.{trial.experiment}',
-                              *trial.arguments, *manners,
-                              f'--run_dir={folder / trial.folder}'])
+        command = shlex.join(['./launch.sh', trial.experiment, *trial.arguments,
+                              *manners, f'--run_dir={folder / trial.folder}'])
         print(f'{command}  # {seen.states[trial].name}')
 
 

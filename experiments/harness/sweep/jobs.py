@@ -46,10 +46,11 @@ class Jobs:
     """
 
     def __init__(self, folder: Path, values: flags.FlagValues, waiting: list[Trial]):
-        self.parting = (f'the jobs go on; {command_lines.command(values, "status")} says how '
-                        'they stand')
+        status = command_lines.command(values, 'status')
+        self.parting = f'the jobs go on; {status} says how they stand'
         commands = [
-            [*local_pool.command(folder, values, workers=1), '--trials=' + ','.join(ids)]
+            [*local_pool.command(folder, values, workers=1),
+             '--trials=' + ','.join(ids)]
             for ids in _split(waiting, values.trials_per_job)]
         self._ids = slurm.submit(
             commands, folder / 'slurm', minutes=values.minutes, cpus=values.cpus,

@@ -43,7 +43,8 @@ class SweepStatus(NamedTuple):
                          if number or name == 'done')
 
 
-def read_status(sweep: Sweep, folder: Path, before: SweepStatus | None = None) -> SweepStatus:
+def read_status(sweep: Sweep, folder: Path, before: SweepStatus |
+                None = None) -> SweepStatus:
     """Read the states.
 
     Args:

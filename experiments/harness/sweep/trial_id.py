@@ -32,7 +32,8 @@ def identity(experiment: str, values: flags.FlagValues) -> str:
 def meaning(values: flags.FlagValues, without: Collection[str] = ()) -> dict[str, Any]:
     """Flag -> value, of the flags that can change a number, but for some."""
     return {name: _canonical(values[name].value) for name in values
-            if name not in (*NON_IDENTITY_FLAGS, 'help', *without) and values[name].value is not None}
+            if name not in (*NON_IDENTITY_FLAGS, 'help', *without)
+            and values[name].value is not None}
 
 
 def _canonical(value: Any) -> Any:

@@ -121,10 +121,15 @@ def _follow(folder: Path, name: str, plan: Plan) -> None:
     print(f'{name}: {plan.width} at a time ({plan.reason})', flush=True)
 
 
-def _plan(bench: CompiledTask, members: Sequence[Member], values: flags.FlagValues) -> Plan:
+def _plan(bench: CompiledTask,
+          members: Sequence[Member], values: flags.FlagValues) -> Plan:
     try:
         given = [bench.experiment.traced_inputs(member.values) for member in members]
-        plan = batching.make_plan(bench.trainer, given, values.workers or 1, values.mode)
+        plan = batching.make_plan(
+            bench.trainer,
+            given,
+            values.workers or 1,
+            values.mode)
         # A plan that needed no measuring has not compiled either.
         first = together(given[:plan.width])
         bench.trainer.program(bench.trainer.start(first), first)
@@ -164,7 +169,8 @@ def _take(bench: CompiledTask, batch: Sequence[Member]) -> tuple[
     return had, missed
 
 
-def _run(bench: CompiledTask, some: Sequence[tuple[flags.FlagValues, RunFolder]]) -> bool:
+def _run(bench: CompiledTask,
+         some: Sequence[tuple[flags.FlagValues, RunFolder]]) -> bool:
     """Run one trial, or several side by side; failures are noted, and end nothing.
 
     Returns:

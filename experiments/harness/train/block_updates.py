@@ -20,16 +20,17 @@ class Cycles(NamedTuple):
 
     Attributes:
       init: (params[N], TracedInputs[N]) -> state.
-      cycle: (state, batches, keys, TracedInputs[N]) -> (state, StepInfo[N, U]). `batches` is
-        [N, U, B, ...] and `keys` [N, U] with fresh minibatches, [N, 1, ...] of both
-        without.
+      cycle: (state, batches, keys, TracedInputs[N]) -> (state, StepInfo[N, U]).
+        `batches` is [N, U, B, ...] and `keys` [N, U] with fresh minibatches,
+        [N, 1, ...] of both without.
       params: state -> params[N].
       apart: whether seeds know nothing of each other, so that the state can be cut
         along N.
     """
 
     init: Callable[[Any, TracedInputs], Any]
-    cycle: Callable[[Any, jax.Array, jax.Array, TracedInputs], tuple[Any, cdgm.StepInfo]]
+    cycle: Callable[[Any, jax.Array, jax.Array,
+                     TracedInputs], tuple[Any, cdgm.StepInfo]]
     params: Callable[[Any], Any]
     apart: bool
 

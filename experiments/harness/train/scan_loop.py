@@ -58,8 +58,8 @@ class Chunk(NamedTuple):
 
     Attributes:
       init: (state, images, TracedInputs[N]) -> Carry.
-      run: (Carry, images, TracedInputs[N], start, stop) -> Carry. The numbers of the first and
-        the last cycle are traced, so one program serves all.
+      run: (Carry, images, TracedInputs[N], start, stop) -> Carry. The numbers of the
+        first and the last cycle are traced, so one program serves all.
     """
 
     init: Callable[[Any, jax.Array, TracedInputs], Carry]

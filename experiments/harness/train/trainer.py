@@ -182,7 +182,8 @@ class Trainer:
         found = checkpoint.load(folder.checkpoints, form, check)
         if found:
             carry = jax.tree.map(jnp.asarray, found.state)
-            reached, rows = TrainingProgress(**found.facts['reached']), found.facts['rows']
+            reached, rows = TrainingProgress(
+                **found.facts['reached']), found.facts['rows']
         else:
             carry, reached, rows = self.start(run.given), TrainingProgress(), None
         if folder.cut_rows(rows):
