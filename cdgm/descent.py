@@ -8,6 +8,15 @@ A *step* is one update of one block. A *visit* is several steps on the same bloc
 loss and its own tx, so that a VAE's encoder and decoder share one loss while a GAN's
 discriminator and generator have two.
 
+What a loss changes and nobody descends, such as batch statistics, is the model state:
+where there is one, a loss is
+
+    (params, model_state, batch, key) -> (scalar, (aux, model_state)),
+
+and what the active block's loss returns is handed to the next step's. So it is the loss
+that says what the normalisation of a frozen net does: return the statistics as they
+were, and they stay.
+
 Only the active block is differentiated and only its leaves are written. The block is an
 argument of `step`. A name compiles the program of that block alone; a traced index
 compiles one `lax.switch` over the blocks, which under `vmap` stays a switch as long as
@@ -28,14 +37,16 @@ from jax import lax
 
 from cdgm import blocks as trees
 from cdgm.blocks import Params, Selector
-from cdgm.gradient_move import Evaluation, Move, as_move
+from cdgm.gradient_move import Move, as_move
 from cdgm.transforms import sync_global_count
 from cdgm.reuse import hoist_invariants
 from cdgm.riders import check_riders, riding_move
 from cdgm.switching import switch
 
-# (params, batch, key) -> (scalar, aux); aux is a pytree of arrays.
-LossFn = Callable[[Params, Any, jax.Array], tuple[jax.Array, Any]]
+# (params, batch, key) -> (scalar, aux), or with a model state
+# (params, model_state, batch, key) -> (scalar, (aux, model_state)); aux is a pytree of
+# arrays.
+LossFn = Callable[..., tuple[jax.Array, Any]]
 
 
 class Block(NamedTuple):
@@ -43,13 +54,15 @@ class Block(NamedTuple):
 
     Attributes:
       leaves: which leaves it owns, see `cdgm.blocks.selects`; '' owns all.
-      loss: (params, batch, key) -> (scalar, aux), a function of *all* parameters.
-      tx: an optax transformation, or a `cdgm.moves.Move`. It sees the active leaves only,
-        so its clipping, decay and counts are the block's own; see `cdgm.transforms`.
+      loss: see `LossFn`; a function of *all* parameters.
+      tx: an optax transformation, or a `cdgm.moves.Move`. It sees the active leaves
+        only, so its clipping, decay and counts are the block's own; see
+        `cdgm.transforms`.
       ephemeral: reset the tx's state at the start of each visit. Such a state never
         enters the carry, so it costs no memory between visits.
       riders: names of other blocks, each with a stateless optax transformation by which
         its leaves move along with this block's, see `cdgm.riders`.
+      batch: minibatch -> the part of it that the loss is given; all of it if left out.
     """
 
     leaves: Selector
@@ -57,6 +70,7 @@ class Block(NamedTuple):
     tx: optax.GradientTransformation | Move
     ephemeral: bool = False
     riders: Mapping[str, optax.GradientTransformation] = {}
+    batch: Callable[[Any], Any] | None = None
 
 
 class DescentState(NamedTuple):
@@ -66,29 +80,34 @@ class DescentState(NamedTuple):
       params: the whole tree.
       opt_state: block name -> state of its tx; ephemeral blocks have none.
       count: int32[], steps taken (a simultaneous step counts once).
+      model_state: a pytree of arrays of any dtype that the losses change, or None.
     """
 
     params: Params
     opt_state: dict[str, Any]
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    model_state: Any = None
 
 
 class StepInfo(NamedTuple):
     """What a step reports. A visit or a cycle stacks one a step, leading axis K.
 
     Attributes:
-      block: int32[], index of the block that moved; -1 if the index was out of range,
-        in which case nothing moved and the loss is NaN.
+      block: int32[], index of the block that moved; -1 if a traced index was out of
+        range, in which case nothing moved and the rest is zero.
       loss: float[], the block's loss before the move.
-      grad_norm: float[], 2-norm of the active block's gradient.
-      aux: block name -> what its loss returned beside the value, as floating arrays;
-        NaN for the blocks that did not move, so that `jnp.nanmean` over a scan gives
-        each block's own mean.
+      grad_norm: float[], 2-norm of the active block's gradient; None with
+        `block_descent(..., grad_norm=False)`.
+      aux: block name -> what its loss returned beside the value, of the dtypes that it
+        has there. A named step has the entry of the block that moved; a cycle those of
+        its blocks, each stacked over the block's own updates. A traced step, whose
+        branches are of one type, has all entries, with zeros for the blocks that did
+        not move: `block` says which one did.
     """
 
     block: jax.Array
     loss: jax.Array
-    grad_norm: jax.Array
+    grad_norm: jax.Array | None
     aux: dict[str, Any]
 
 
@@ -97,45 +116,49 @@ class Descent(NamedTuple):
 
     Attributes:
       blocks: name -> Block, in the order that indices count.
-      init: params -> DescentState.
+      init: (params, model_state=None) -> DescentState, of arrays of its own.
       step: (state, batch, key, block, **extra) -> (state, StepInfo). `block` is a name,
-        a Python index (both static), or an int32[] that may be traced. `extra` goes to
-        the block's tx, as optax's extra arguments do.
-      visit: (state, batches, keys, block, steps=None, **extras) -> (state,
-        StepInfo[K]): K steps in one scan; `batches`, `keys` and `extras` have a leading
-        axis K. With steps=K one minibatch serves them all, and one key or keys[K]; what
-        the active block cannot change is then computed once (see `cdgm.hoist_invariants`).
-      cycle: (state, batch, key, order) -> (state, StepInfo[len(order)]): updates the
-        named blocks in turn. One key serves all updates on the one minibatch (common
-        random numbers), so that they can share their work; keys[len(order)] come with
-        minibatches stacked in the same way, one an update. A run of one name in the
-        order is one visit.
+        a Python index (both static), or an int32[] that may be traced. `key` is what
+        the loss takes: a key, a dict of them, or None. `extra` goes to the block's tx,
+        as optax's extra arguments do.
+      visit: (state, batch, key, block, steps=None, fresh_keys=False, **extras) ->
+        (state, StepInfo[K]): K steps in one scan; `extras` have a leading axis K. With
+        steps=K one minibatch and one key serve them all, or with `fresh_keys` keys of a
+        leading axis K; what the active block cannot change is then computed once (see
+        `cdgm.reuse`). Without, minibatches and keys have a leading axis K.
+      cycle: (state, batch, key, order, stacked=None) -> (state,
+        StepInfo[len(order)]): updates the named blocks in turn. One key serves all
+        updates on the one minibatch (common random numbers), so that they can share
+        their work; with stacked=True minibatches and keys have a leading axis
+        len(order), one an update. A run of one name in the order is one visit.
       simultaneous: (state, batch, key) -> (state, StepInfo[B]): all blocks move from
-        the same point, each by its own tx; nobody rides.
+        the same point, each by its own tx; nobody rides. The model state goes from one
+        loss to the next, in the order of the blocks. `aux` is not stacked.
     """
 
     blocks: dict[str, Block]
-    init: Callable[[Params], DescentState]
+    init: Callable[..., DescentState]
     step: Callable[..., tuple[DescentState, StepInfo]]
     visit: Callable[..., tuple[DescentState, StepInfo]]
     cycle: Callable[..., tuple[DescentState, StepInfo]]
     simultaneous: Callable[..., tuple[DescentState, StepInfo]]
 
 
-def block_descent(blocks: Mapping[str, Block]) -> Descent:
+def block_descent(blocks: Mapping[str, Block], *, grad_norm: bool = True) -> Descent:
     """Descend one block at a time.
 
     Args:
       blocks: name -> Block. Every leaf of the parameters belongs to exactly one; a
         block that no schedule visits is frozen.
+      grad_norm: whether steps report the norm of the gradient, 4 to 8 % of a small one.
 
     Returns:
       A `Descent` of pure functions.
 
     Raises:
-      ValueError: at `init`, if blocks overlap, miss a leaf or own none, or a rider
-        cannot ride; at the first trace, if a block is unknown or a loss is not a
-        scalar.
+      ValueError: at `init`, if blocks overlap, miss a leaf or own none, if a rider
+        cannot ride, or if batch statistics are among the parameters; at the first
+        trace, if a block is unknown, data do not fit, or a loss is not a scalar.
       TypeError: a leaf is not a floating array, or a loss returns no (scalar, aux).
 
     >>> def loss(params, batch, key):
@@ -147,238 +170,424 @@ def block_descent(blocks: Mapping[str, Block]) -> Descent:
     >>> float(state.params['x']), float(state.params['y']), float(info.loss)
     (1.5, 3.0, 5.0)
     """
+    kernel = _kernel(blocks, grad_norm)
+    return Descent(kernel.blocks, partial(_init, kernel), partial(_step, kernel),
+                   partial(_visit, kernel), partial(_cycle, kernel),
+                   partial(_simultaneous, kernel))
+
+
+class _Kernel(NamedTuple):
+    """Blocks, and what follows from them alone."""
+
+    blocks: dict[str, Block]
+    moves: dict[str, Move]
+    grad_norm: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.blocks)
+
+    def label(self, params: Params):
+        return trees.label(params, {n: b.leaves for n, b in self.blocks.items()})
+
+
+class _Active(NamedTuple):
+    """A block taken out of the state, to move.
+
+    Attributes:
+      active: its leaves, and those of its riders.
+      own: the state of its tx.
+      model_state: as in `DescentState`.
+    """
+
+    active: Any
+    own: Any
+    model_state: Any
+
+
+class _Data(NamedTuple):
+    """What a visit is to do: how often, and which of its data are stacked."""
+
+    steps: int
+    stacked: bool
+    fresh_keys: bool
+
+
+def _kernel(blocks: Mapping[str, Block], grad_norm: bool) -> _Kernel:
     blocks = dict(blocks)
-    names = tuple(blocks)
     selectors = {name: block.leaves for name, block in blocks.items()}
     moves = {name: riding_move(block.tx, name, block.riders, selectors)
              if block.riders else as_move(block.tx) for name, block in blocks.items()}
+    return _Kernel(blocks, moves, grad_norm)
 
-    def label(params):
-        return trees.label(params, selectors)
 
-    def init(params):
-        labels = label(params)
-        for name, block in blocks.items():
-            check_riders(block.tx, name, block.riders, params, labels)
-        # A dtype makes the type strong: a weak one would change after the first step.
-        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)
-        opt_state = {name: moves[name].init(trees.split(params, labels, name)[0])
-                     for name in names if not blocks[name].ephemeral}
-        return DescentState(params, opt_state, jnp.zeros((), jnp.int32))
+def _init(kernel: _Kernel, params: Params, model_state: Any = None) -> DescentState:
+    _check_no_statistics(params)
+    labels = kernel.label(params)
+    for name, block in kernel.blocks.items():
+        check_riders(block.tx, name, block.riders, params, labels)
+    params = _owned_arrays(params)
+    opt_state = {
+        name: _owned_arrays(kernel.moves[name].init(trees.split(params, labels,
+                                                                name)[0]))
+        for name, block in kernel.blocks.items() if not block.ephemeral}
+    return DescentState(params, opt_state, jnp.zeros((), jnp.int32),
+                        _owned_arrays(model_state))
 
-    def enter(state, labels, name):
-        """Take a block out of the state: (active, its tx's state, the rest)."""
-        riders = blocks[name].riders  # active as well, for they move
-        active, frozen = trees.split(state.params, jax.tree.map(
-            lambda own: name if own in riders else own, labels), name)
-        if blocks[name].ephemeral:
-            return active, moves[name].init(active), frozen
-        return active, sync_global_count(state.opt_state[name], state.count), frozen
 
-    def kept(opt_state, name, own):
-        """The states of all txs, with that of a block put back."""
-        return opt_state if blocks[name].ephemeral else {**opt_state, name: own}
+def _owned_arrays(tree: Any) -> Any:
+    """Copy, for who donates a state must not delete an array that is in use elsewhere.
 
-    def leave(state, name, active, own, frozen, steps):
-        """Put a block back."""
-        return DescentState(trees.merge(active, frozen),
-                            kept(state.opt_state, name, own), state.count + steps)
+    A dtype makes the type strong: a weak one would change after the first step.
+    """
+    def own(x):
+        if jnp.issubdtype(getattr(x, 'dtype', float), jax.dtypes.extended):
+            return x if isinstance(x, jax.core.Tracer) else x.copy()
+        return jnp.array(x, jnp.result_type(x))
 
-    def value(name, active, frozen, batch, key):
-        """A block's loss, checked: (scalar, aux)."""
-        params = trees.merge(active, frozen)
-        return _checked(name, blocks[name].loss(params, batch, key))
+    return jax.tree.map(own, tree)
 
-    def move(name, objective, active, own, frozen, batch, key, extra):
-        """Move one block: (active, its tx's state, StepInfo)."""
-        moved, own, seen = moves[name].apply(objective, active, own, **extra)
-        aux = _aux_of_all(blocks, name, seen.aux, trees.merge(active, frozen), batch,
-                          key)
-        return moved, own, _info(names.index(name), seen, aux)
 
-    def step_from(name, active, own, frozen, batch, key, extra):
-        return move(name, lambda active: value(name, active, frozen, batch, key),
-                    active, own, frozen, batch, key, extra)
+def _check_no_statistics(params: Params) -> None:
+    """Refuse batch statistics, which a loss computes and no gradient does."""
+    def is_statistics(x):
+        return type(x).__name__ == 'BatchStat'  # of flax.nnx
 
-    def step_named(name, labels, state, batch, key, extra):
-        active, own, frozen = enter(state, labels, name)
-        active, own, info = step_from(name, active, own, frozen, batch, key, extra)
-        return leave(state, name, active, own, frozen, 1), info
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params,
+                                                          is_leaf=is_statistics):
+        name = trees.leaf_path(path)
+        if is_statistics(leaf) or 'batch_stats' in name.split('/'):
+            raise ValueError(
+                f'{name!r} is a batch statistic, which is not descended; split it off '
+                'and hand it to init(params, model_state) (linen: variables["params"] '
+                'and variables["batch_stats"]; nnx: nnx.split(model, nnx.Param, ...)).')
 
-    def visit_named(name, labels, state, batches, keys, extras):
-        active, own, frozen = enter(state, labels, name)
 
-        # The frozen leaves are closed over, not carried: a carry is copied.
-        def body(carry, data):
-            active, own = carry
-            batch, key, extra = data
-            active, own, info = step_from(name, active, own, frozen, batch, key, extra)
-            return (active, own), info
+def call_loss(name: str, block: Block, params: Params, model_state: Any, batch: Any,
+              key: Any) -> tuple[jax.Array, tuple[Any, Any]]:
+    """Evaluate the loss of a block and check what it returns, while tracing.
 
-        (active, own), infos = _scan(body, (active, own), (batches, keys, extras),
-                                     len(keys))
-        return leave(state, name, active, own, frozen, len(keys)), infos
+    Returns:
+      (scalar, (aux, model_state)), with or without a model state.
 
-    def visit_shared(steps, name, labels, state, batch, key, extras):
-        active, own, frozen = enter(state, labels, name)
-        keys = None if _is_one(key) else key
+    Raises:
+      TypeError: it is no such tuple.
+      ValueError: it is no scalar, or the model state has another structure.
+    """
+    if block.batch is not None:
+        batch = block.batch(batch)
+    if model_state is None:
+        loss, aux = _checked(name, block.loss(params, batch, key), '(scalar, aux)')
+        return loss, (aux, None)
+    form = '(scalar, (aux, model_state))'
+    loss, both = _checked(name, block.loss(params, model_state, batch, key), form)
+    if not isinstance(both, tuple) or len(both) != 2:
+        raise TypeError(f'loss of block {name!r} returned {type(both).__name__} beside '
+                        f'the scalar; with a model state a loss returns {form}.')
+    there, here = map(jax.tree.structure, (model_state, both[1]))
+    if there != here:
+        raise ValueError(f'loss of block {name!r} returned a model state of another '
+                         f'structure, {here}; it was given {there}. Return all of it.')
+    # As the state has it: a carry, and the branches of a switch, are of one type.
+    return loss, (both[0], jax.tree.map(_like, both[1], model_state))
 
-        def objective(active, fresh):
-            return value(name, active, frozen, batch, key if keys is None else fresh)
 
+def _like(new, old):
+    if jnp.issubdtype(jnp.asarray(old).dtype, jax.dtypes.extended):
+        return new
+    return jnp.asarray(new, jnp.asarray(old).dtype)
+
+
+def _checked(name: str, returned, form: str) -> tuple[jax.Array, Any]:
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise TypeError(f'loss of block {name!r} returned {type(returned).__name__}; '
+                        f'a loss returns {form}. Return (loss, None) if there is '
+                        'nothing to report.')
+    loss, rest = returned
+    if jnp.shape(loss) != ():
+        raise ValueError(f'loss of block {name!r} has shape {jnp.shape(loss)}; a loss '
+                         'is a scalar. Take the mean over the batch.')
+    return loss, rest
+
+
+def _enter(kernel: _Kernel, state: DescentState, labels, name: str):
+    """Take a block out of the state: (_Active, the frozen leaves)."""
+    block = kernel.blocks[name]
+    # Riders are active as well, for they move.
+    active, frozen = trees.split(state.params, jax.tree.map(
+        lambda own: name if own in block.riders else own, labels), name)
+    own = (kernel.moves[name].init(active) if block.ephemeral else
+           sync_global_count(state.opt_state[name], state.count))
+    return _Active(active, own, state.model_state), frozen
+
+
+def _kept(kernel: _Kernel, opt_state, name: str, own):
+    """The states of all txs, with that of a block put back."""
+    return opt_state if kernel.blocks[name].ephemeral else {**opt_state, name: own}
+
+
+def _leave(kernel: _Kernel, state: DescentState, name: str, moved: _Active, frozen,
+           steps: int) -> DescentState:
+    """Put a block back."""
+    return DescentState(trees.merge(moved.active, frozen),
+                        _kept(kernel, state.opt_state, name, moved.own),
+                        _add(state.count, steps), moved.model_state)
+
+
+def _add(count: jax.Array, steps: int) -> jax.Array:
+    """Count on, up to the largest integer, as `optax.safe_increment` does."""
+    largest = jnp.iinfo(count.dtype).max
+    return jnp.where(count < largest - steps, count + steps, largest)
+
+
+def _move(kernel: _Kernel, name: str, objective, at: _Active, extra
+          ) -> tuple[_Active, StepInfo]:
+    """Move one block, by its objective active -> (scalar, (aux, model_state))."""
+    active, own, seen = kernel.moves[name].apply(objective, at.active, at.own, **extra)
+    aux, model_state = seen.aux
+    norm = jnp.asarray(seen.grad_norm, float) if kernel.grad_norm else None
+    info = StepInfo(jnp.asarray(kernel.names.index(name), jnp.int32),
+                    # All branches of a switch return the same types.
+                    jnp.asarray(seen.loss, float), norm,
+                    {name: jax.tree.map(jnp.asarray, aux)})
+    return _Active(active, own, model_state), info
+
+
+def _run_step(name: str, kernel: _Kernel, labels, state, batch, key, extra):
+    at, frozen = _enter(kernel, state, labels, name)
+
+    def objective(active):
+        return call_loss(name, kernel.blocks[name], trees.merge(active, frozen),
+                         state.model_state, batch, key)
+
+    at, info = _move(kernel, name, objective, at, extra)
+    return _leave(kernel, state, name, at, frozen, 1), info
+
+
+def _run_visit(data: _Data, name: str, kernel: _Kernel, labels, state, batch, key,
+               extras):
+    at, frozen = _enter(kernel, state, labels, name)
+    stacked = batch if data.stacked else None
+    keys = key if data.stacked or data.fresh_keys else None
+
+    def objective(active, model_state, mine, its_key):
+        return call_loss(name, kernel.blocks[name], trees.merge(active, frozen),
+                         model_state, mine if data.stacked else batch,
+                         key if keys is None else its_key)
+
+    if not data.stacked:
         # The loop would compute anew at each step what is the same at all of them.
-        objective = hoist_invariants(objective, active, None if keys is None else keys[0])
+        objective = hoist_invariants(objective, at.active, at.model_state, None,
+                                     _first(keys))
 
-        def body(carry, data):
-            active, own = carry
-            fresh, extra = data
-            active, own, info = move(
-                name, lambda active: objective(active, fresh), active, own, frozen,
-                batch, key if keys is None else fresh, extra)
-            return (active, own), info
+    # The frozen leaves are closed over, not carried: a carry is copied.
+    def body(at, data):
+        mine, its_key, extra = data
+        return _move(kernel, name, lambda active: objective(
+            active, at.model_state, mine, its_key), at, extra)
 
-        (active, own), infos = _scan(body, (active, own), (keys, extras), steps)
-        return leave(state, name, active, own, frozen, steps), infos
+    at, infos = _scan(body, at, (stacked, keys, extras), data.steps)
+    return _leave(kernel, state, name, at, frozen, data.steps), infos
 
-    def dispatch(function, state, batch, key, block, extra):
-        """Run the program of a static block, or switch on a traced one."""
-        labels = label(state.params)
-        if isinstance(block, trees.StaticBlock):
-            name = trees.block_name(block, names)
-            return function(name, labels, state, batch, key, extra)
 
-        branches = [partial(function, name, labels) for name in names]
+def _first(tree):
+    return jax.tree.map(lambda x: x[0], tree)
 
-        # `lax.switch` clamps a bad index, which would train the wrong block silently.
-        def nothing(state, *args):
-            _, info = jax.eval_shape(branches[0], state, *args)
-            bad = jnp.full(info.block.shape, -1, jnp.int32)
-            return state, jax.tree.map(_not_a_number, info)._replace(block=bad)
 
-        def changes(name):
-            """Which leaves of the state a branch may change."""
-            own = {name, *blocks[name].riders}
-            return DescentState(
-                jax.tree.map(lambda owner: owner in own, labels),
-                {other: jax.tree.map(lambda _: other == name, inner)
-                 for other, inner in state.opt_state.items()},
-                jax.tree.map(lambda _: True, state.count))
+def _dispatch(kernel: _Kernel, data: _Data | None, state, batch, key, block, extra):
+    """Run the program of a static block, or switch on a traced one."""
+    labels = kernel.label(state.params)
+    run = _run_step if data is None else partial(_run_visit, data)
+    if isinstance(block, trees.StaticBlock):
+        name = trees.block_name(block, kernel.names)
+        return run(name, kernel, labels, state, batch, key, extra)
 
-        each = [changes(name) for name in names]
-        none = jax.tree.map(lambda _: False, state)
-        valid = (block >= 0) & (block < len(names))
-        return switch(jnp.where(valid, block, len(names)), [*branches, nothing],
-                      [*each, none], state, batch, key, extra)
+    blank = _blank(kernel, data, state, batch, key)
 
-    def step(state, batch, key, block, **extra):
-        return dispatch(step_named, state, batch, key, block, extra)
+    def branch(name):
+        def run_one(state, batch, key, extra):
+            state, info = run(name, kernel, labels, state, batch, key, extra)
+            return state, info._replace(aux={**blank.aux, **info.aux})
+        return run_one
 
-    def visit(state, batches, keys, block, steps=None, **extras):
-        run = visit_named if steps is None else partial(visit_shared, steps)
-        return dispatch(run, state, batches, keys, block, extras)
+    def nothing(state, *args):
+        return state, blank
 
-    def cycle(state, batch, key, order):
-        order = [trees.block_name(block, names) for block in order]
-        one = _check_data(batch, key, len(order))
-        infos, start = [], 0
-        for name, run in itertools.groupby(order):
-            stop = start + len(list(run))
-            if one:
-                state, info = visit(state, batch, key, name, steps=stop - start)
-            else:
-                batches, keys = jax.tree.map(lambda x: x[start:stop], (batch, key))
-                state, info = visit(state, batches, keys, name)
-            infos.append(info)
-            start = stop
-        return state, jax.tree.map(lambda *xs: jnp.concatenate(xs), *infos)
+    none = jax.tree.map(lambda _: False, state)
+    # `lax.switch` clamps a bad index, which would train the wrong block silently.
+    valid = (block >= 0) & (block < len(kernel.names))
+    return switch(jnp.where(valid, block, len(kernel.names)),
+                  [*map(branch, kernel.names), nothing],
+                  [*(_changes(kernel, labels, state, name) for name in kernel.names),
+                   none], state, batch, key, extra)
 
-    def simultaneous(state, batch, key):
-        if any(block.riders for block in blocks.values()):
-            # A rider would move twice: by its own tx, and along with another block.
-            alone = {name: block._replace(riders={}) for name, block in blocks.items()}
-            return block_descent(alone).simultaneous(state, batch, key)
-        labels = label(state.params)
-        params, opt_state, infos = state.params, state.opt_state, []
-        for name in names:
-            active, own, frozen = enter(state, labels, name)
-            active, own, info = step_from(name, active, own, frozen, batch, key, {})
-            params = trees.merge(active, trees.split(params, labels, name)[1])
-            opt_state = kept(opt_state, name, own)
-            infos.append(info)
-        return (DescentState(params, opt_state, state.count + 1),
-                jax.tree.map(lambda *xs: jnp.stack(xs), *infos))
 
-    return Descent(blocks, init, step, visit, cycle, simultaneous)
+def _changes(kernel: _Kernel, labels, state: DescentState, name: str) -> DescentState:
+    """Which leaves of the state a step of a block may change."""
+    own = {name, *kernel.blocks[name].riders}
+    return DescentState(
+        jax.tree.map(lambda owner: owner in own, labels),
+        {other: jax.tree.map(lambda _: other == name, inner)
+         for other, inner in state.opt_state.items()},
+        True, jax.tree.map(lambda _: True, state.model_state))
+
+
+def _blank(kernel: _Kernel, data: _Data | None, state, batch, key) -> StepInfo:
+    """Say that nothing moved, with zeros of every block's form.
+
+    Each loss is traced once for it; blocks that share one share its form.
+    """
+    axes = () if data is None else (data.steps,)
+    # A loss is given one of what is stacked.
+    batch = jax.eval_shape(_first, batch) if data and data.stacked else batch
+    key = jax.eval_shape(_first, key) if data and (data.stacked or data.fresh_keys
+                                                   ) else key
+    forms: dict[Any, Any] = {}
+    for name, block in kernel.blocks.items():
+        kind = id(block.loss), id(block.batch)
+        if kind not in forms:
+            forms[kind] = jax.eval_shape(lambda state, batch, key: call_loss(
+                name, block, state.params, state.model_state, batch, key)[1][0],
+                state, batch, key)
+
+    def zeros(form):
+        return lax.full((*axes, *form.shape), 0, form.dtype)
+
+    return StepInfo(
+        jnp.full(axes, -1, jnp.int32), jnp.zeros(axes, float),
+        jnp.zeros(axes, float) if kernel.grad_norm else None,
+        {name: jax.tree.map(zeros, forms[id(block.loss), id(block.batch)])
+         for name, block in kernel.blocks.items()})
+
+
+def _step(kernel: _Kernel, state, batch, key, block, **extra):
+    return _dispatch(kernel, None, state, batch, key, block, extra)
+
+
+def _visit(kernel: _Kernel, state, batch, key, block, steps=None, fresh_keys=False,
+           **extras):
+    stacked = steps is None
+    steps = _count_steps(batch, key) if stacked else steps
+    if steps < 1:
+        raise ValueError(f'a visit of {steps} steps; give steps >= 1.')
+    if not stacked:
+        _check_one_key(key, steps if fresh_keys else None, 'fresh_keys=True')
+    data = _Data(steps, stacked, fresh_keys)
+    return _dispatch(kernel, data, state, batch, key, block, extras)
+
+
+def _cycle(kernel: _Kernel, state, batch, key, order, stacked=None):
+    order = [trees.block_name(block, kernel.names) for block in order]
+    _check_cycle(batch, key, len(order), stacked)
+    infos, start = [], 0
+    for name, run in itertools.groupby(order):
+        stop = start + len(list(run))
+        if stacked:
+            batches, keys = jax.tree.map(lambda x: x[start:stop], (batch, key))
+            state, info = _visit(kernel, state, batches, keys, name)
+        else:
+            state, info = _visit(kernel, state, batch, key, name, steps=stop - start)
+        infos.append(info)
+        start = stop
+    return state, _joined(infos)
+
+
+def _joined(infos: list[StepInfo]) -> StepInfo:
+    """Put the reports of visits one after another."""
+    def concatenate(*xs):
+        return jnp.concatenate(xs)
+
+    names = dict.fromkeys(name for info in infos for name in info.aux)
+    aux = {name: jax.tree.map(concatenate, *(info.aux[name] for info in infos
+                                             if name in info.aux)) for name in names}
+    return jax.tree.map(concatenate, *(info._replace(aux={}) for info in infos)
+                        )._replace(aux=aux)
+
+
+def _simultaneous(kernel: _Kernel, state, batch, key):
+    if any(block.riders for block in kernel.blocks.values()):
+        # A rider would move twice: by its own tx, and along with another block.
+        kernel = _kernel({name: block._replace(riders={})
+                          for name, block in kernel.blocks.items()}, kernel.grad_norm)
+    labels = kernel.label(state.params)
+    params, opt_state, infos = state.params, state.opt_state, []
+    model_state = state.model_state
+    for name in kernel.names:
+        moved, info = _run_step(name, kernel, labels,
+                                state._replace(model_state=model_state), batch, key, {})
+        params = trees.merge(trees.split(moved.params, labels, name)[0],
+                             trees.split(params, labels, name)[1])
+        if not kernel.blocks[name].ephemeral:
+            opt_state = {**opt_state, name: moved.opt_state[name]}
+        model_state = moved.model_state
+        infos.append(info)
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs),
+                           *(info._replace(aux={}) for info in infos))
+    return (DescentState(params, opt_state, _add(state.count, 1), model_state),
+            stacked._replace(aux={name: aux for info in infos
+                                  for name, aux in info.aux.items()}))
 
 
 def _scan(body, carry, data, steps: int):
     """`lax.scan`, but one step is no loop, so that updates can share their work."""
     if steps != 1:
         return lax.scan(body, carry, data, steps)
-    carry, info = body(carry, jax.tree.map(lambda x: x[0], data))
+    carry, info = body(carry, _first(data))
     return carry, jax.tree.map(lambda x: x[None], info)
 
 
-def _is_one(key) -> bool:
-    """Say whether a key, typed, old (uint32[2]) or None, has no leading axis."""
-    if key is None:
-        return True
-    return key.ndim == (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1)
+def _shapes(**trees_of_arrays) -> str:
+    """Name the shapes of the leaves, as in batch (3, 4), key ()."""
+    return ', '.join(f'{name} ' + (' and '.join(
+        str(jnp.shape(x)) for x in jax.tree.leaves(tree)) or 'None')
+        for name, tree in trees_of_arrays.items())
 
 
-def _check_data(batch, key, updates: int) -> bool:
-    """Say whether a cycle has one minibatch; if not, check that each update has one."""
+def _leading(*some) -> set[tuple[int, ...]]:
+    return {jnp.shape(x)[:1] for x in jax.tree.leaves(some)}
+
+
+def _count_steps(batch, key) -> int:
+    """How many minibatches and keys a visit has."""
+    axes = _leading(batch, key)
+    if len(axes) != 1 or () in axes:
+        raise ValueError('a visit without steps= takes one minibatch and one key a '
+                         'step, stacked on a leading axis of one length; seen are '
+                         f'{_shapes(batch=batch, key=key)}. Stack them, or give steps='
+                         ' to stay on one minibatch with one key.')
+    return axes.pop()[0]
+
+
+def _is_key(x) -> bool:
+    return jnp.issubdtype(getattr(x, 'dtype', float), jax.dtypes.prng_key)
+
+
+def _check_one_key(key, length: int | None, remedy: str) -> None:
+    """Check the keys of updates on one minibatch: one, or `length` of them."""
+    for leaf in jax.tree.leaves(key):
+        if length is not None and jnp.shape(leaf)[:1] != (length,):
+            raise ValueError(f'fresh keys have a leading axis of {length}, one a step; '
+                             f'seen is {_shapes(key=key)}.')
+        if length is None and (leaf.ndim > 0 if _is_key(leaf) else jnp.ndim(leaf) > 1):
+            raise ValueError('one key serves all updates on one minibatch, and seen is '
+                             f'{_shapes(key=key)}; give one, or say {remedy}.')
+
+
+def _check_cycle(batch, key, updates: int, stacked: bool | None) -> None:
+    """Check that a cycle has the data that the caller says it has."""
     if not updates:
         raise ValueError('the order of a cycle is empty; name the blocks to visit.')
-    if _is_one(key):
-        return True
-    axes = {jnp.shape(x)[:1] for x in jax.tree.leaves((batch, key))}
-    if axes != {(updates,)}:
-        raise ValueError(f'the cycle has {updates} updates, and leading axes of its '
-                         f'minibatches and keys are {sorted(axes)}; give one '
-                         'minibatch and one key, or one of each an update.')
-    return False
-
-
-def _checked(name: str, returned) -> tuple[jax.Array, Any]:
-    """Check what a loss returned; while tracing, so before anything compiles."""
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        raise TypeError(f'loss of block {name!r} returned {type(returned).__name__}; '
-                        'a loss returns (scalar, aux). Return (loss, None) if there is '
-                        'nothing to report.')
-    loss, aux = returned
-    if jnp.shape(loss) != ():
-        raise ValueError(f'loss of block {name!r} has shape {jnp.shape(loss)}; a loss '
-                         'is a scalar. Take the mean over the batch.')
-    return loss, aux
-
-
-def _info(index: int, seen: Evaluation, aux) -> StepInfo:
-    # All branches of a switch return the same types, whatever dtype a loss has.
-    return StepInfo(jnp.asarray(index, jnp.int32), jnp.asarray(seen.loss, float),
-                    jnp.asarray(seen.grad_norm, float), aux)
-
-
-def _aux_of_all(blocks: dict[str, Block], name: str, aux, params, batch, key):
-    """{block: aux}, the active block's as it is, the others' of NaN.
-
-    Blocks that share a loss share the form of its aux, so nothing is traced for them.
-    """
-    forms = {id(blocks[name].loss): aux}
-    for other, block in blocks.items():
-        if id(block.loss) not in forms:
-            _, forms[id(block.loss)] = jax.eval_shape(
-                lambda: _checked(other, block.loss(params, batch, key)))
-    return {other: jax.tree.map(_floating if other == name else _not_a_number,
-                                forms[id(block.loss)])
-            for other, block in blocks.items()}
-
-
-def _floating(x) -> jax.Array:
-    x = jnp.asarray(x)
-    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
-
-
-def _not_a_number(x) -> jax.Array:
-    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else float
-    return jnp.full(x.shape, jnp.nan, dtype)
+    seen = _shapes(batch=batch, key=key)
+    if stacked:
+        if _leading(batch, key) != {(updates,)}:
+            raise ValueError(
+                f'the cycle has {updates} updates, and its minibatches and keys are '
+                f'{seen}; stacked, each has a leading axis of {updates}.')
+        return
+    _check_one_key(key, None, 'stacked=True')
+    # Without a key nothing else tells one minibatch from a stack of them.
+    if (stacked is None and updates > 1 and not jax.tree.leaves(key)
+            and _leading(batch) == {(updates,)}):
+        raise ValueError(
+            f'the cycle has {updates} updates and no key, and {seen} may be one '
+            'minibatch or one an update; say stacked=False or stacked=True.')

@@ -32,7 +32,8 @@ import jax.numpy as jnp
 import optax
 
 from cdgm import blocks as trees
-from cdgm.descent import Descent, DescentState, LossFn, StepInfo, block_descent
+from cdgm.descent import (
+    Descent, DescentState, LossFn, StepInfo, block_descent, call_loss)
 
 # (state, batch, key) -> (state, StepInfo[B]), as `Descent.simultaneous`.
 GameStep = Callable[[DescentState, Any, jax.Array], tuple[DescentState, StepInfo]]
@@ -68,7 +69,8 @@ def extragradient(descent: Descent) -> GameStep:
     def step(state, batch, key):
         ahead, infos = descent.simultaneous(state, batch, key)
         shift = jax.tree.map(jnp.subtract, ahead.params, state.params)
-        shifted = _with_losses(descent, lambda loss: _shifted(loss, shift))
+        shifted = block_descent({name: block._replace(loss=_shifted(block.loss, shift))
+                                 for name, block in descent.blocks.items()})
         state, _ = shifted.simultaneous(state, batch, key)
         return state, infos
 
@@ -77,8 +79,7 @@ def extragradient(descent: Descent) -> GameStep:
 
 def _shifted(loss: LossFn, shift) -> LossFn:
     """The loss as a function of parameters that are `shift` short of its own."""
-    return lambda params, batch, key: loss(
-        jax.tree.map(jnp.add, params, shift), batch, key)
+    return lambda params, *rest: loss(jax.tree.map(jnp.add, params, shift), *rest)
 
 
 def consensus(descent: Descent, strength) -> GameStep:
@@ -94,34 +95,34 @@ def consensus(descent: Descent, strength) -> GameStep:
       A step: (state, batch, key) -> (state, StepInfo[B]). The reported losses include
       the penalty, and the gradient norms its gradient.
     """
-    def penalised(loss):
-        def total(params, batch, key):
-            value, aux = loss(params, batch, key)
-            length = _squared_length(descent, params, batch, key)
-            return value + strength / 2 * length, aux
+    def penalised(name, block):
+        def total(params, *rest):
+            *model_state, batch, key = rest
+            model_state = model_state[0] if model_state else None
+            value, (aux, changed) = call_loss(name, block, params, model_state, batch,
+                                              key)
+            length = _squared_length(descent, params, model_state, batch, key)
+            value = value + strength / 2 * length
+            return value, (aux if model_state is None else (aux, changed))
 
-        return total
+        return block._replace(loss=total, batch=None)
 
-    return _with_losses(descent, penalised).simultaneous
+    return block_descent({name: penalised(name, block)
+                          for name, block in descent.blocks.items()}).simultaneous
 
 
-def _squared_length(descent: Descent, params, batch, key) -> jax.Array:
+def _squared_length(descent: Descent, params, model_state, batch, key) -> jax.Array:
     """|v|^2: every block's gradient of its own loss, summed over all entries."""
     labels = trees.label(params, {n: b.leaves for n, b in descent.blocks.items()})
 
     def gradient(name, block):
         active, frozen = trees.split(params, labels, name)
-        return jax.grad(lambda active: block.loss(
-            trees.merge(active, frozen), batch, key)[0])(active)
+        return jax.grad(lambda active: call_loss(
+            name, block, trees.merge(active, frozen), model_state, batch, key)[0])(
+                active)
 
     field = [gradient(name, block) for name, block in descent.blocks.items()]
     return optax.tree.norm(field, squared=True)
-
-
-def _with_losses(descent: Descent, wrap: Callable[[LossFn], LossFn]) -> Descent:
-    """The descent of the same blocks, each with its loss wrapped."""
-    return block_descent({name: block._replace(loss=wrap(block.loss))
-                          for name, block in descent.blocks.items()})
 
 
 def stability_limit(dynamic: str, interaction: float, *, curvature: float = 0.,

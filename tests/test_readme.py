@@ -47,8 +47,10 @@ def test_command(command):
         assert {word for word in arguments if not word.startswith('-')} <= set(
             commands.COMMANDS)
         return
-    experiment = importlib.import_module(
-        'benchmarks' if module == 'bench' else f'experiments.{module}')
+    experiment = importlib.import_module({
+        'bench': 'benchmarks', 'rerun': 'experiments.harness.rerun',
+        'compare': 'experiments.harness.report.compare'}.get(
+            module, f'experiments.{module}'))
     if hasattr(experiment, 'define_flags'):
         cli.parse(experiment.define_flags, given)
 

@@ -191,7 +191,7 @@ def test_lists_failures(shown):
     assert (kind, tried) == ('diverged', '2')
     assert reason == ('the loss of <script>alert(1)</script> is nan'
                       f'Its trace: {folder / broken.folder / "crash.txt"}')
-    assert trial == 'python -m experiments.vae --order=broken --variant= --seed=0'
+    assert trial == './launch.sh vae --order=broken --variant= --seed=0'
     assert {'href': '#failures'} in page.all('a')
 
 
