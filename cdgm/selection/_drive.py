@@ -48,9 +48,9 @@ class SelectedDescent(NamedTuple):
     Attributes:
       init: params -> SelectedDescentState.
       step: (state, batch, key, signal=None, **extra) -> (state, StepInfo). `signal` is
-        for rules that watch held-out data (larger is better), float[] or float[S]; NaN
-        or `None` where there is none. The rule hears it after this step. `extra` goes
-        to the block's own rule, the same for all seeds.
+        for rules that watch held-out data (larger is better), float[] or float[S];
+        `None` or what is not finite is no signal. The rule hears it after this step.
+        `extra` goes to the block's own rule, the same for all seeds.
     """
 
     init: Callable[[Params], SelectedDescentState]
@@ -93,7 +93,7 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
     def shared(values):
         """Mean over the seeds; one that has diverged does not choose for the rest."""
         values = jnp.asarray(values, float)
-        return jnp.mean(values, 0, where=jnp.isfinite(values)) if seeds else values
+        return _mean_of_finite(values) if seeds else values
 
     def init(params):
         return SelectedDescentState(mapped(descent.init, 0)(params), rule.init())
@@ -121,9 +121,9 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
                 start, after.params, batch, key, block))
 
         seen = StepStats(block, shared(info.loss), shared(info.grad_norm),
-                    _mean_signal(signal),
-                    decrease=lambda: probe(decrease, info.loss),
-                    secant=lambda: probe(secant, before.params))
+                         *_mean_signal(signal),
+                         decrease=lambda: probe(decrease, info.loss),
+                         secant=lambda: probe(secant, before.params))
         return SelectedDescentState(after, rule.observe(rule_state, seen)), info
 
     return SelectedDescent(init, step)
@@ -157,14 +157,28 @@ def block_grad_norms(descent: Descent, params: Params, batch, key) -> jax.Array:
 
 def _check(rule, names) -> None:
     if not isinstance(rule, SelectionRule):
-        raise TypeError(f'the rule is a {type(rule).__name__}; give a SelectionRule or a '
-                        'Schedule.')
+        raise TypeError(f'the rule is a {type(rule).__name__}; give a SelectionRule or '
+                        'a Schedule.')
     check_num_blocks(rule, names)
 
 
-def _mean_signal(signal) -> jax.Array:
-    values = jnp.asarray(jnp.nan if signal is None else signal, float)
-    return jnp.mean(values, where=jnp.isfinite(values))
+def _mean_signal(signal) -> tuple[jax.Array, jax.Array]:
+    """The mean of the finite signals, 0 if there is none, and whether there is one."""
+    if signal is None:
+        return jnp.zeros((), float), jnp.array(False)
+    values = jnp.asarray(signal, float)
+    finite = jnp.isfinite(values)
+    total = jnp.sum(values, where=finite)
+    return total / jnp.maximum(jnp.sum(finite), 1), finite.any()
+
+
+def _mean_of_finite(values) -> jax.Array:
+    """Mean over the first axis of what is finite; the plain mean where nothing is."""
+    finite = jnp.isfinite(values)
+    mean = jnp.sum(values, 0, where=finite) / jnp.maximum(jnp.sum(finite, 0), 1)
+    # Of nothing finite the mean is no number, but NaN only if a seed's value is.
+    return jnp.where(finite.any(0), mean, jnp.where(
+        jnp.isnan(values).any(0), jnp.nan, jnp.inf))
 
 
 def _labels(descent: Descent, params):
@@ -201,23 +215,25 @@ def _distance(start, end) -> jax.Array:
 
 
 def _secant(descent: Descent, before, after, batch, key, block) -> jax.Array:
-    """||g_b(after) - g_b(before)|| / ||after - before||, of a traced block b.
+    """||g_b(after) - g_b(before)|| / ||after_b - before_b||, of a traced block b.
 
-    NaN where the block moved by less than eps^(2/3) of its norm.
+    Both gradients are taken with the rest of `before`: what a rider's move does to them
+    is not the block's curvature. inf where the block moved by less than eps^(2/3) of
+    its norm.
     """
     labels = _labels(descent, before)
 
     def branch(name):
         def run(before, after, batch, key):
+            here, rest = trees.split(before, labels, name)
+            there, _ = trees.split(after, labels, name)
             start, end = [_grad(descent.blocks[name].loss, params, labels, name, batch,
-                                key) for params in (before, after)]
-            here, there = [trees.split(params, labels, name)[0]
-                           for params in (before, after)]
+                                key) for params in (before, trees.merge(there, rest))]
             moved, size = _distance(here, there), optax.tree.norm(here)
             # Of a smaller move the difference of gradients is mostly rounding.
             clear = moved > size * jnp.finfo(size.dtype).eps ** (2 / 3)
-            ratio = _distance(start, end) / jnp.where(clear, moved, jnp.nan)
-            return jnp.asarray(ratio, float)
+            ratio = _distance(start, end) / jnp.where(clear, moved, 1)
+            return jnp.where(clear, jnp.asarray(ratio, float), jnp.inf)
         return run
 
     return lax.switch(block, [branch(name) for name in descent.blocks], before, after,
