@@ -7,9 +7,10 @@ small block's own step. So a branch returns the leaves that it changes and no ot
 a select writes them back, in place if the tree is donated or carried by a loop.
 
 All branches of a conditional return the same types. The changed leaves therefore leave
-it in slots, as many of each shape and dtype as the branch needs that changes most of
-them; a branch fills with zeros the slots that it has no leaf for. Blocks of alike
-layers share all their slots.
+it in slots, as many of each type (shape, dtype and, on an explicit mesh, sharding) as
+the branch needs that changes most of them; a branch fills with zeros the slots that it
+has no leaf for. Blocks of alike layers share all their slots. On a mesh of Auto axes
+the compiler lays slots out by itself.
 """
 
 from collections import Counter, defaultdict
@@ -31,7 +32,8 @@ def switch(index, branches: Sequence[Callable[..., tuple[Any, Any]]],
       branches: functions (tree, *operands) -> (tree, report), of the same types.
       changes: for each branch a pytree of bools, of the structure of the tree: whether
         it may change the leaf. What else it changes is lost.
-      tree: a pytree of arrays.
+      tree: a pytree of arrays of any dtype, typed keys too; what is returned keeps
+        their types, sharding included.
       *operands: pytrees of arrays.
 
     Returns:
@@ -47,14 +49,16 @@ def switch(index, branches: Sequence[Callable[..., tuple[Any, Any]]],
     """
     leaves, structure = jax.tree.flatten(tree)
     plans = [_plan(leaves, jax.tree.leaves(change)) for change in changes]
-    slots = list(dict.fromkeys(slot for plan in plans for slot in plan))
+    # {slot: the place of a leaf of its type}
+    slots = {slot: place for plan in plans for slot, place in plan.items()}
 
     def packed(branch, plan):
         def run(tree, *operands):
+            old = jax.tree.leaves(tree)
             tree, report = branch(tree, *operands)
             new = jax.tree.leaves(tree)
-            return [new[plan[slot]] if slot in plan else jnp.zeros(*slot[:2])
-                    for slot in slots], report
+            return [new[plan[slot]] if slot in plan else _filler(old[like])
+                    for slot, like in slots.items()], report
         return run
 
     filled, report = lax.switch(index, list(map(packed, branches, plans)), tree,
@@ -70,13 +74,20 @@ def switch(index, branches: Sequence[Callable[..., tuple[Any, Any]]],
     return jax.tree.unflatten(structure, leaves), report
 
 
+def _filler(leaf) -> jax.Array:
+    """An array of a leaf's type, sharding included, whose values nobody reads."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return leaf  # a key, say: there is no zero of its type, and it is small
+    return jnp.zeros_like(leaf)
+
+
 def _plan(leaves, changed) -> dict[tuple, int]:
-    """{(shape, dtype, k): the place of the k-th leaf of that type that changes}."""
+    """{(type, k): the place of the k-th leaf of that type that changes}."""
     plan: dict[tuple, int] = {}
     seen: Counter[tuple] = Counter()
     for place, leaf in enumerate(leaves):
         if changed[place]:
-            kind = jax.typeof(leaf).shape, jax.typeof(leaf).dtype
-            plan[*kind, seen[kind]] = place
+            kind = jax.typeof(leaf).update(weak_type=False)
+            plan[kind, seen[kind]] = place
             seen[kind] += 1
     return plan

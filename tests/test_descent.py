@@ -510,7 +510,7 @@ def without_aux(params, batch, key):
      lambda d, s, b, k: d.cycle(s, b[0], k[0], ())),
     (ValueError, 'seen is key (2,); give one, or say stacked=True', {},
      lambda d, s, b, k: d.cycle(s, b[0], k[:2], NAMES)),
-    (ValueError, '2 updates, and its minibatches and keys are batch (8, 4, 2), key (8,)',
+    (ValueError, '2 updates, and its minibatches and keys are batch (8, 4, 3), key (8,)',
      {}, lambda d, s, b, k: d.cycle(s, b, k, NAMES, stacked=True)),
     (ValueError, 'may be one minibatch or one an update; say stacked=', {},
      lambda d, s, b, k: d.cycle(s, b[:2], None, NAMES)),

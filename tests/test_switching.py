@@ -64,6 +64,43 @@ def test_what_does_not_change_does_not_pass_through():
     assert sorted(var.aval.shape for var in conditional.outvars) == [(), (5,)]
 
 
+@pytest.mark.parametrize('of', ['keys', 'empty', 'explicitly sharded'])
+def test_slots_are_of_the_whole_type_of_a_leaf(of):
+    """Each leaf moves alone; one device is enough for the types to differ."""
+    mesh = jax.make_mesh((1,), ('m',), (jax.sharding.AxisType.Explicit,))
+    spec = jax.sharding.PartitionSpec
+
+    def laid(*axes):
+        return jax.device_put(jnp.arange(6.).reshape(2, 3),
+                              jax.sharding.NamedSharding(mesh, spec(*axes)))
+
+    keys = jax.random.split(jax.random.key(1), 3)
+    tree = {'keys': {'a': keys[0], 'b': keys, 'c': jax.random.key(2, impl='rbg')},
+            'empty': {'a': jnp.zeros((0, 3)), 'b': jnp.ones(2), 'c': jnp.zeros((0, 3))},
+            'explicitly sharded': {'a': laid(), 'b': laid('m'), 'c': laid(None, 'm')},
+            }[of]
+
+    def change(leaf):
+        if of != 'keys':
+            return 2 * leaf
+        fold = jax.random.fold_in if leaf.ndim == 0 else jax.vmap(
+            jax.random.fold_in, (0, None))
+        return fold(leaf, 1)
+
+    branches = [lambda tree, own=own: ({**tree, own: change(tree[own])}, None)
+                for own in tree]
+    changes = [{name: name == own for name in tree} for own in tree]
+    run = jax.jit(lambda i, tree: switch(i, branches, changes, tree))
+    for index, own in enumerate(tree):
+        ours, _ = run(index, tree)
+        want = {**tree, own: change(tree[own])}
+        assert bits(ours) == bits(want)
+        for name in tree:
+            ours_is, want_is = jax.typeof(ours[name]), jax.typeof(want[name])
+            assert ours_is.dtype == want_is.dtype and ours_is.shape == want_is.shape
+            assert ours_is.sharding.spec == want_is.sharding.spec
+
+
 def test_a_leaf_that_changes_its_type_is_an_error():
     def wide(tree):
         return {'a': tree['a'].astype(float)}, None

@@ -30,7 +30,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from cdgm import blocks as trees
-from cdgm.descent import Descent, DescentState
+from cdgm.descent import Descent, DescentState, call_loss
 from cdgm.gradient_move import Evaluation, Move, Objective
 
 Product = Callable[[jax.Array], jax.Array]  # v -> H v
@@ -93,7 +93,8 @@ def exact_minimisation(dense_up_to: int = 256, max_iterations: int = 1000,
             end = start + step
             end_grad, _ = gradient(end)
 
-        slack = tolerance or jnp.finfo(start.dtype).eps ** (2 / 3)
+        slack = (jnp.finfo(start.dtype).eps ** (2 / 3) if tolerance is None
+                 else tolerance)
         # A gradient is a sum of terms that cancel at the minimum: H w, and for least
         # squares X'(y - Xw), at most the square root of |H| L. Rounding is relative to
         # those, not to the gradient, which may have been nothing but rounding before.
@@ -199,8 +200,9 @@ def _objective(descent: Descent, state: DescentState, batch, key,
     selectors = {name: b.leaves for name, b in descent.blocks.items()}
     labels = trees.label(state.params, selectors)
     active, frozen = trees.split(state.params, labels, block)
-    loss = descent.blocks[block].loss
-    return (lambda active: loss(trees.merge(active, frozen), batch, key)), active
+    return (lambda active: call_loss(
+        block, descent.blocks[block], trees.merge(active, frozen), state.model_state,
+        batch, key)), active
 
 
 def _curvatures(loss: Callable, start) -> list[float]:

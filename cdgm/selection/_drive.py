@@ -25,7 +25,7 @@ from jax import lax
 
 from cdgm import blocks as trees
 from cdgm.blocks import Params
-from cdgm.descent import Descent, DescentState, StepInfo
+from cdgm.descent import Descent, DescentState, StepInfo, call_loss
 from cdgm.schedules import Schedule, check_num_blocks
 from cdgm.selection.rule import SelectionRule, StepStats, from_schedule
 
@@ -46,14 +46,14 @@ class SelectedDescent(NamedTuple):
     """The pure functions that `drive` returns.
 
     Attributes:
-      init: params -> SelectedDescentState.
+      init: (params, model_state=None) -> SelectedDescentState.
       step: (state, batch, key, signal=None, **extra) -> (state, StepInfo). `signal` is
-        for rules that watch held-out data (larger is better), float[] or float[S]; NaN
-        or `None` where there is none. The rule hears it after this step. `extra` goes
-        to the block's own rule, the same for all seeds.
+        for rules that watch held-out data (larger is better), float[] or float[S];
+        `None` or what is not finite is no signal. The rule hears it after this step.
+        `extra` goes to the block's own rule, the same for all seeds.
     """
 
-    init: Callable[[Params], SelectedDescentState]
+    init: Callable[..., SelectedDescentState]
     step: Callable[..., tuple[SelectedDescentState, StepInfo]]
 
 
@@ -93,43 +93,46 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
     def shared(values):
         """Mean over the seeds; one that has diverged does not choose for the rest."""
         values = jnp.asarray(values, float)
-        return jnp.mean(values, 0, where=jnp.isfinite(values)) if seeds else values
+        return _mean_of_finite(values) if seeds else values
 
-    def init(params):
-        return SelectedDescentState(mapped(descent.init, 0)(params), rule.init())
+    def init(params, model_state=None):
+        return SelectedDescentState(mapped(descent.init, 0, 0)(params, model_state),
+                                    rule.init())
 
     def step(state, batch, key, signal=None, **extra):
         def descend(state, batch, key, block):
             return descent.step(state, batch, key, block, **extra)
 
-        def grad_norms(params, batch, key):
-            return block_grad_norms(descent, params, batch, key)
+        def grad_norms(params, model_state, batch, key):
+            return block_grad_norms(descent, params, batch, key, model_state)
 
-        def secant(before, after, batch, key, block):
-            return _secant(descent, before, after, batch, key, block)
+        def secant(before, after, *data):
+            return _secant(descent, before, after, *data)
 
-        def decrease(loss, params, batch, key, block):
-            return loss - _loss(descent, params, batch, key, block)
+        def decrease(loss, params, *data):
+            return loss - _loss(descent, params, *data)
 
         before = state.descent
         block, rule_state = rule.select(state.rule, lambda: shared(
-            mapped(grad_norms, 0, batch_axis, 0)(before.params, batch, key)))
+            mapped(grad_norms, 0, 0, batch_axis, 0)(
+                before.params, before.model_state, batch, key)))
         after, info = mapped(descend, 0, batch_axis, 0, None)(before, batch, key, block)
 
         def probe(function, start):
-            return shared(mapped(function, 0, 0, batch_axis, 0, None)(
-                start, after.params, batch, key, block))
+            return shared(mapped(function, 0, 0, 0, batch_axis, 0, None)(
+                start, after.params, before.model_state, batch, key, block))
 
         seen = StepStats(block, shared(info.loss), shared(info.grad_norm),
-                    _mean_signal(signal),
-                    decrease=lambda: probe(decrease, info.loss),
-                    secant=lambda: probe(secant, before.params))
+                         *_mean_signal(signal),
+                         decrease=lambda: probe(decrease, info.loss),
+                         secant=lambda: probe(secant, before.params))
         return SelectedDescentState(after, rule.observe(rule_state, seen)), info
 
     return SelectedDescent(init, step)
 
 
-def block_grad_norms(descent: Descent, params: Params, batch, key) -> jax.Array:
+def block_grad_norms(descent: Descent, params: Params, batch, key,
+                     model_state=None) -> jax.Array:
     """Measure the gradients of all blocks, each of its own loss, at one point.
 
     Blocks that share a loss, as one and the same function, share one backward pass: for
@@ -140,16 +143,17 @@ def block_grad_norms(descent: Descent, params: Params, batch, key) -> jax.Array:
       params: the whole tree.
       batch: the minibatch.
       key: PRNG key.
+      model_state: what the losses are given of it, where there is one.
 
     Returns:
       float[B], the 2-norm of each block's gradient, in the order of the blocks.
     """
     labels, norms = _labels(descent, params), {}
-    for loss, names in _by_loss(descent):
+    for names in _by_loss(descent):
         # The blocks of one loss, taken together, are one block.
         group = jax.tree.map(
             lambda name, names=names: 'own' if name in names else 'rest', labels)
-        grads = _grad(loss, params, group, 'own', batch, key)
+        grads = _grad(descent, names[0], params, group, 'own', model_state, batch, key)
         for name in names:
             norms[name] = optax.tree.norm(trees.split(grads, labels, name)[0])
     return jnp.stack([jnp.asarray(norms[name], float) for name in descent.blocks])
@@ -157,68 +161,86 @@ def block_grad_norms(descent: Descent, params: Params, batch, key) -> jax.Array:
 
 def _check(rule, names) -> None:
     if not isinstance(rule, SelectionRule):
-        raise TypeError(f'the rule is a {type(rule).__name__}; give a SelectionRule or a '
-                        'Schedule.')
+        raise TypeError(f'the rule is a {type(rule).__name__}; give a SelectionRule or '
+                        'a Schedule.')
     check_num_blocks(rule, names)
 
 
-def _mean_signal(signal) -> jax.Array:
-    values = jnp.asarray(jnp.nan if signal is None else signal, float)
-    return jnp.mean(values, where=jnp.isfinite(values))
+def _mean_signal(signal) -> tuple[jax.Array, jax.Array]:
+    """The mean of the finite signals, 0 if there is none, and whether there is one."""
+    if signal is None:
+        return jnp.zeros((), float), jnp.array(False)
+    values = jnp.asarray(signal, float)
+    finite = jnp.isfinite(values)
+    total = jnp.sum(values, where=finite)
+    return total / jnp.maximum(jnp.sum(finite), 1), finite.any()
+
+
+def _mean_of_finite(values) -> jax.Array:
+    """Mean over the first axis of what is finite; the plain mean where nothing is."""
+    finite = jnp.isfinite(values)
+    mean = jnp.sum(values, 0, where=finite) / jnp.maximum(jnp.sum(finite, 0), 1)
+    # Of nothing finite the mean is no number, but NaN only if a seed's value is.
+    return jnp.where(finite.any(0), mean, jnp.where(
+        jnp.isnan(values).any(0), jnp.nan, jnp.inf))
 
 
 def _labels(descent: Descent, params):
     return trees.label(params, {n: b.leaves for n, b in descent.blocks.items()})
 
 
-def _by_loss(descent: Descent) -> list[tuple[Callable, list[str]]]:
-    """Each loss with the blocks that descend it; losses need not be hashable."""
-    groups: dict[int, tuple[Callable, list[str]]] = {}
+def _by_loss(descent: Descent) -> list[list[str]]:
+    """The blocks of each loss, of the same data; losses need not be hashable."""
+    groups: dict[tuple[int, int], list[str]] = {}
     for name, block in descent.blocks.items():
-        groups.setdefault(id(block.loss), (block.loss, []))[1].append(name)
+        groups.setdefault((id(block.loss), id(block.batch)), []).append(name)
     return list(groups.values())
 
 
-def _grad(loss, params, labels, name: str, batch, key):
-    """Gradient of a loss with respect to the leaves of one label; `None` elsewhere."""
-    active, frozen = trees.split(params, labels, name)
-    return jax.grad(lambda active: loss(trees.merge(active, frozen), batch, key)[0])(
-        active)
+def _grad(descent: Descent, name: str, params, labels, owner: str, *data):
+    """Gradient of a block's loss with respect to the leaves of one label."""
+    active, frozen = trees.split(params, labels, owner)
+    return jax.grad(lambda active: call_loss(
+        name, descent.blocks[name], trees.merge(active, frozen), *data)[0])(active)
 
 
-def _loss(descent: Descent, params, batch, key, block) -> jax.Array:
+def _loss(descent: Descent, params, model_state, batch, key, block) -> jax.Array:
     """Evaluate the loss of a traced block."""
     groups = _by_loss(descent)
-    which = [next(i for i, (_, names) in enumerate(groups) if name in names)
+    which = [next(i for i, names in enumerate(groups) if name in names)
              for name in descent.blocks]
-    branches = [lambda *args, loss=loss: jnp.asarray(loss(*args)[0], float)
-                for loss, _ in groups]
-    return lax.switch(jnp.asarray(which)[block], branches, params, batch, key)
+    branches = [lambda *args, name=names[0]: jnp.asarray(
+        call_loss(name, descent.blocks[name], *args)[0], float) for names in groups]
+    return lax.switch(jnp.asarray(which)[block], branches, params, model_state, batch,
+                      key)
 
 
 def _distance(start, end) -> jax.Array:
     return optax.tree.norm(optax.tree.sub(end, start))
 
 
-def _secant(descent: Descent, before, after, batch, key, block) -> jax.Array:
-    """||g_b(after) - g_b(before)|| / ||after - before||, of a traced block b.
+def _secant(descent: Descent, before, after, model_state, batch, key, block
+            ) -> jax.Array:
+    """||g_b(after) - g_b(before)|| / ||after_b - before_b||, of a traced block b.
 
-    NaN where the block moved by less than eps^(2/3) of its norm.
+    Both gradients are taken with the rest of `before`: what a rider's move does to them
+    is not the block's curvature. inf where the block moved by less than eps^(2/3) of
+    its norm.
     """
     labels = _labels(descent, before)
 
     def branch(name):
-        def run(before, after, batch, key):
-            start, end = [_grad(descent.blocks[name].loss, params, labels, name, batch,
-                                key) for params in (before, after)]
-            here, there = [trees.split(params, labels, name)[0]
-                           for params in (before, after)]
+        def run(before, after, *data):
+            here, rest = trees.split(before, labels, name)
+            there, _ = trees.split(after, labels, name)
+            start, end = [_grad(descent, name, params, labels, name, *data)
+                          for params in (before, trees.merge(there, rest))]
             moved, size = _distance(here, there), optax.tree.norm(here)
             # Of a smaller move the difference of gradients is mostly rounding.
             clear = moved > size * jnp.finfo(size.dtype).eps ** (2 / 3)
-            ratio = _distance(start, end) / jnp.where(clear, moved, jnp.nan)
-            return jnp.asarray(ratio, float)
+            ratio = _distance(start, end) / jnp.where(clear, moved, 1)
+            return jnp.where(clear, jnp.asarray(ratio, float), jnp.inf)
         return run
 
     return lax.switch(block, [branch(name) for name in descent.blocks], before, after,
-                      batch, key)
+                      model_state, batch, key)

@@ -106,15 +106,14 @@ def aggressive(num_blocks: int, inner: int, outer: int, *, window: int = 10,
             last=jnp.where(complete, mean, state.last),
             outer_next=(complete & (mean > state.last)) | (steps >= max_inner))
 
-    def listen(state, signal):
-        # A comparison with NaN, no signal, is false.
-        failures = state.failures + (signal < state.best)
-        best = jnp.where(signal > state.best, signal, state.best)
+    def listen(state, signal, heard):
+        failures = state.failures + (heard & (signal < state.best))
+        best = jnp.where(heard & (signal > state.best), signal, state.best)
         return state._replace(best=best, failures=failures,
                               active=failures < patience)
 
     def observe(state, seen):
-        heard = listen(state, seen.signal)
+        heard = listen(state, seen.signal, seen.heard)
         inside = _where(state.outer_next, new_round(heard),
                         inner_step(heard, seen.loss))
         inside = _where(heard.active, inside, new_round(heard))

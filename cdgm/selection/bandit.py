@@ -30,7 +30,7 @@ class BanditState(NamedTuple):
 
     Attributes:
       steps: int32[], steps taken.
-      gains: float[B], decrease of the loss per unit cost; NaN where none is measured.
+      gains: float[B], decrease of the loss per unit cost; inf where none is measured.
     """
 
     steps: jax.Array
@@ -65,8 +65,7 @@ def bandit(costs: Sequence[float], key: jax.Array, *, floor: float = 0.05,
         return BanditState(jnp.zeros((), jnp.int32), estimates.unknown(each.size))
 
     def select(state, grad_norms):
-        gains = jnp.where(jnp.isnan(state.gains), jnp.inf, state.gains)
-        best = jax.nn.one_hot(jnp.argmax(gains), each.size, dtype=float)
+        best = jax.nn.one_hot(jnp.argmax(state.gains), each.size, dtype=float)
         return draw(key, state.steps, best, floor), state
 
     def observe(state, seen):

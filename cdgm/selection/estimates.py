@@ -2,7 +2,8 @@
 
     v_b <- decay v_b + (1 - decay) x,    v_b <- x the first time
 
-Shapes   values float[B], NaN for a block without a measurement; block int32[].
+Shapes   values float[B], inf for a block without a measurement (not NaN, so that
+         jax_debug_nans stays of use); block int32[].
 """
 
 import jax
@@ -11,8 +12,8 @@ from jax import lax
 
 
 def unknown(num_blocks: int) -> jax.Array:
-    """Return float[num_blocks] of NaN: nothing is measured yet."""
-    return jnp.full(num_blocks, jnp.nan, float)
+    """Return float[num_blocks] of inf: nothing is measured yet."""
+    return jnp.full(num_blocks, jnp.inf, float)
 
 
 def measure(values: jax.Array, block: jax.Array, due: jax.Array, probe, decay: float):
@@ -29,13 +30,17 @@ def measure(values: jax.Array, block: jax.Array, due: jax.Array, probe, decay: f
       float[B]; a measurement that is not finite changes nothing.
     """
     old = values[block]
-    new = lax.cond(due | jnp.isnan(old), probe, lambda: jnp.full((), jnp.nan, float))
-    mean = jnp.where(jnp.isnan(old), new, decay * old + (1 - decay) * new)
-    return values.at[block].set(jnp.where(jnp.isfinite(new), mean, old))
+    known = jnp.isfinite(old)
+    new = lax.cond(due | ~known, probe, lambda: jnp.full((), jnp.inf, float))
+    measured = jnp.isfinite(new)
+    # Where the mean is not taken its terms may be inf, and 0 times inf is NaN.
+    before, now = jnp.where(known, old, 0.0), jnp.where(measured, new, 0.0)
+    mean = jnp.where(known, decay * before + (1 - decay) * now, now)
+    return values.at[block].set(jnp.where(measured, mean, old))
 
 
 def filled(values: jax.Array) -> jax.Array:
     """Give blocks without a positive estimate the mean of the others; 1 if none has."""
-    known = values > 0
-    mean = jnp.mean(values, where=known)
+    known = jnp.isfinite(values) & (values > 0)
+    mean = jnp.sum(values, where=known) / jnp.maximum(jnp.sum(known), 1)
     return jnp.where(known, values, jnp.where(known.any(), mean, 1.0))

@@ -33,7 +33,7 @@ class GaussSouthwellState(NamedTuple):
     Attributes:
       steps: int32[], steps taken.
       norms: float[B], the last known 2-norm of each block's gradient.
-      lipschitz: float[B], constants as given or estimated (NaN: not yet measured); ones
+      lipschitz: float[B], constants as given or estimated (inf: not yet measured); ones
         for plain GS.
     """
 
@@ -79,8 +79,11 @@ def gauss_southwell(
 
     def select(state, grad_norms):
         norms = lax.cond(state.steps % refresh == 0, grad_norms, lambda: state.norms)
+        constants = state.lipschitz
+        if estimated:
+            constants = estimates.filled(constants)
         # The root of GSL's score orders the blocks alike, and underflows later.
-        score = norms / jnp.sqrt(estimates.filled(state.lipschitz))
+        score = norms / jnp.sqrt(constants)
         return jnp.argmax(score).astype(jnp.int32), state._replace(norms=norms)
 
     def observe(state, seen):
@@ -100,7 +103,7 @@ def _constants(lipschitz, num_blocks: int) -> np.ndarray:
     if lipschitz is None:
         return np.ones(num_blocks)
     if isinstance(lipschitz, str):
-        values = np.full(num_blocks, np.nan)
+        values = np.full(num_blocks, np.inf)
         valid = lipschitz == 'estimated'
     else:
         values = np.asarray(lipschitz, float)

@@ -27,7 +27,7 @@ class ImportanceState(NamedTuple):
 
     Attributes:
       steps: int32[], steps taken.
-      lipschitz: float[B], estimated constants; NaN where none is measured yet.
+      lipschitz: float[B], estimated constants; inf where none is measured yet.
     """
 
     steps: jax.Array
@@ -35,7 +35,8 @@ class ImportanceState(NamedTuple):
 
 
 def importance(num_blocks: int, key: jax.Array, *, power: float = 1.0,
-               refresh: int = 10, decay: float = 0.9, floor: float = 0.0) -> SelectionRule:
+               refresh: int = 10, decay: float = 0.9,
+               floor: float = 0.0) -> SelectionRule:
     """Draw blocks with probability proportional to a power of their constants.
 
     A block without an estimate counts as an average one.

@@ -31,18 +31,21 @@ class StepStats(NamedTuple):
       loss: float[], the block's loss before the move.
       grad_norm: float[], 2-norm of the block's gradient before the move.
       signal: float[], what the caller measured, such as mutual information on held-out
-        data (larger is better); NaN in a step that brings none.
+        data (larger is better); 0 in a step that brings none.
+      heard: bool[], whether the step brings a signal.
       decrease: () -> float[], by how much the move lowered the block's loss on the
         step's own minibatch and key. Costs one forward pass.
       secant: () -> float[], a lower bound of the block's Lipschitz constant,
-        ||g_b(x+) - g_b(x)|| / ||x+ - x||, on the step's own minibatch and key. Costs
-        two gradients of the block; NaN if it moved too little to tell from rounding.
+        ||g_b(x+) - g_b(x)|| / ||x+ - x||, x+ differing from x in the block alone (its
+        riders stay), on the step's own minibatch and key. Costs
+        two gradients of the block; inf if it moved too little to tell from rounding.
     """
 
     block: jax.Array
     loss: jax.Array
     grad_norm: jax.Array
     signal: jax.Array
+    heard: jax.Array
     decrease: Callable[[], jax.Array]
     secant: Callable[[], jax.Array]
 

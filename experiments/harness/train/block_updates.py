@@ -45,9 +45,10 @@ def cycles_in_order(task: Task) -> Cycles:
     def of_one_seed(state, batches, keys, given):
         descent = task.descent(given.hyper)
         if updates == ('simultaneous',):
-            return descent.simultaneous(state, batches[0], keys[0])
+            state, infos = descent.simultaneous(state, batches[0], keys[0])
+            return state, infos._replace(aux=jax.tree.map(lambda x: x[None], infos.aux))
         if task.fresh:
-            return descent.cycle(state, batches, keys, updates)
+            return descent.cycle(state, batches, keys, updates, stacked=True)
         return descent.cycle(state, batches[0], keys[0], updates)
 
     return Cycles(jax.vmap(init), jax.vmap(of_one_seed), lambda state: state.params,

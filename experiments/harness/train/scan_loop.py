@@ -137,7 +137,12 @@ def _sum(infos: cdgm.StepInfo, num_blocks: int) -> Sums:
     moved = jax.nn.one_hot(infos.block, num_blocks, dtype=bool)  # [N, U, blocks]
     return Sums(count=jnp.sum(moved[0], axis=0),
                 loss=jnp.sum(jnp.where(moved, infos.loss[..., None], 0), axis=1),
-                aux=jax.tree.map(lambda x: jnp.nansum(x, axis=1), infos.aux))
+                aux=jax.tree.map(_sum_of_steps, infos.aux))
+
+
+def _sum_of_steps(x):
+    # Of a rule's steps on other blocks a block reports zeros.
+    return jnp.sum(x.astype(float), axis=1)
 
 
 def _find_bad(infos: cdgm.StepInfo, cycle) -> FirstBad:
