@@ -6,6 +6,8 @@ of the block alone. So a gradient step, a forward-mode derivative of one coordin
 an exact minimisation are all moves, and a block pays only for what its move evaluates.
 """
 
+import inspect
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -47,26 +49,96 @@ def gradient_move(tx: optax.GradientTransformation) -> Move:
     """Move by an optax transformation of the block's own gradient.
 
     The transformation sees the active leaves only: clipping, decay, counts and learning
-    rate schedules are the block's. Line searches get `value`, `grad` and `value_fn`.
+    rate schedules are the block's. An update that takes them gets `value`, `grad`,
+    `value_fn` and `obj_fn` (params -> value) and `grad_fn` (params -> gradient).
     """
     tx = optax.with_extra_args_support(tx)
 
     def apply(objective, active, state, **extra):
         (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(active)
-        moved, state = apply_gradient(tx, objective, active, state, loss, grads, **extra)
+        moved, state = apply_gradient(tx, objective, active, state, loss, grads,
+                                      **extra)
         return moved, state, Evaluation(loss, aux, optax.tree.norm(grads))
 
     return Move(tx.init, apply)
 
 
-def apply_gradient(tx: optax.GradientTransformationExtraArgs, objective: Objective, active,
-           state, loss, grads, **extra) -> tuple[Any, Any]:
-    """Follow a gradient that is known: (active params, state of the transformation)."""
-    updates, state = tx.update(grads, state, active, value=loss, grad=grads,
-                               value_fn=lambda params: objective(params)[0], **extra)
+def apply_gradient(tx: optax.GradientTransformationExtraArgs, objective: Objective,
+                   active, state, loss, grads, **extra) -> tuple[Any, Any]:
+    """Follow a gradient that is known: (active params, state of the transformation).
+
+    Of `value`, `grad`, `value_fn`, `obj_fn`, `grad_fn` and the extras, the update is
+    given those that it takes.
+
+    Raises:
+      TypeError: an extra has the name of one that the objective gives.
+    """
+    def value_fn(params):
+        return objective(params)[0]
+
+    def grad_fn(params, *_):
+        return jax.grad(value_fn)(params)
+
+    own = {'value': loss, 'grad': grads, 'value_fn': value_fn, 'obj_fn': value_fn,
+           'grad_fn': grad_fn}
+    # Line searches refuse what their objective does not take.
+    own = {key: x for key, x in own.items()
+           if key not in ('obj_fn', 'grad_fn') or _names(tx.update, key)}
+    if clash := sorted(own.keys() & extra.keys()):
+        raise TypeError(f'extra arguments {clash} are made of the loss of the block; '
+                        'leave them out.')
+    updates, state = tx.update(grads, state, active,
+                               **accepted_extras(tx, {**own, **extra}))
     return optax.apply_updates(active, updates), state
 
 
-def as_move(tx: optax.GradientTransformation | Move) -> Move:
-    """Take an optax transformation for the move that it defines."""
-    return tx if isinstance(tx, Move) else gradient_move(tx)
+def accepted_extras(tx: optax.GradientTransformation, extra: dict) -> dict:
+    """Return the extra arguments that the update of a transformation takes."""
+    if isinstance(tx, optax.GradientTransformation) and not isinstance(
+            tx, optax.GradientTransformationExtraArgs):
+        return {}
+    named = inspect.signature(tx.update).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in named):
+        return extra
+    return {k: v for k, v in extra.items() if k in {p.name for p in named}}
+
+
+def _names(update, key: str, depth: int = 8) -> bool:
+    """Return whether an update, or one that it wraps as `optax.chain` does, names key.
+
+    `**extra` says nothing of what is inside, so what the function closes over is read.
+    """
+    if isinstance(update, tuple | list):
+        return any(_names(each, key, depth) for each in update)
+    if not inspect.isfunction(update) or not depth:
+        return False
+    if key in inspect.signature(update).parameters:
+        return True
+    cells = [cell.cell_contents for cell in update.__closure__ or ()
+             if cell != types.CellType()]
+    return any(_names(each, key, depth - 1) for each in cells)
+
+
+def as_move(tx: optax.GradientTransformation | Move, name: str | None = None) -> Move:
+    """Take an optax transformation for the move that it defines.
+
+    Args:
+      tx: a transformation, `optax.MultiSteps`, or a move, which is returned as it is.
+      name: the block, for the error.
+
+    Raises:
+      TypeError: it is none of these.
+    """
+    if isinstance(tx, Move):
+        return tx
+    if isinstance(tx, optax.GradientTransformation | optax.MultiSteps):
+        return gradient_move(tx)
+    of = '' if name is None else f' of block {name!r}'
+    call = ' (a function: was it meant to be called?)' if callable(tx) else ''
+    raise TypeError(f'the tx{of} is {_kind(tx)}{call}; give an optax transformation, '
+                    'as optax.adam(1e-3), or a move of cdgm.moves.')
+
+
+def _kind(tx) -> str:
+    return getattr(tx, '__name__', None) or (
+        'None' if tx is None else f'a {type(tx).__name__}')

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from cdgm import Block, block_descent
 from cdgm.gradient_move import as_move
@@ -55,3 +56,28 @@ def test_a_move_is_taken_as_it_is():
     move = Move(lambda active: (), lambda objective, active, state, **extra: (
         active, state, Evaluation(*objective(active), jnp.zeros(()))))
     assert as_move(move) is move
+
+
+@pytest.mark.parametrize('tx, words', [
+    (None, 'block .x. is None'), (optax.adam, 'adam .a function: was it meant'),
+    ((1, 2), 'is a tuple')])
+def test_what_is_no_rule_is_refused_by_the_name_of_the_block(tx, words):
+    with pytest.raises(TypeError, match=words):
+        as_move(tx, 'x')
+
+
+def test_sam_takes_none_of_the_extras():
+    def sam():
+        return optax.contrib.sam(optax.sgd(.1), optax.sgd(.05), sync_period=2)
+
+    move, plain, x = gradient_move(sam()), sam(), jnp.asarray([1.0, 2.0])
+    y, state, other = x, move.init(x), plain.init(x)
+
+    def quartic(x):
+        return jnp.sum(x ** 4), None
+
+    for _ in range(4):
+        x, state, _ = move.apply(quartic, x, state)
+        updates, other = plain.update(4 * y ** 3, other, y)
+        y = optax.apply_updates(y, updates)
+    np.testing.assert_allclose(x, y, rtol=1e-5)

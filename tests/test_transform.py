@@ -3,6 +3,8 @@
 That it equals stock optax and the descent face (guarantee 1) is in `test_descent`.
 """
 
+import enum
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,7 +180,10 @@ def test_a_rule_may_compute_in_another_width():
     params = {'a': jnp.ones(2, jnp.bfloat16), 'b': jnp.ones(2)}
     tx = by_cycle(optax.adam(0.1, mu_dtype=jnp.float32))
     updates, _ = jax.jit(lambda: tx.update(params, tx.init(params)))()
-    assert updates['a'].dtype == jnp.bfloat16 and updates['b'].dtype == float
+    plain, _ = optax.adam(0.1, mu_dtype=jnp.float32).update(
+        params['a'], optax.adam(0.1, mu_dtype=jnp.float32).init(params['a']))
+    assert updates['a'].dtype == plain.dtype == jnp.float32
+    assert updates['b'].dtype == float
 
 
 @pytest.mark.parametrize('error, words, write', [
@@ -206,3 +211,116 @@ def test_an_unknown_block_is_an_error_before_anything_compiles(params, grads):
     state = tx.init(params)
     with pytest.raises(ValueError, match="unknown block 'c'; blocks are 'a', 'b'"):
         jax.eval_shape(lambda: tx.update(grads, state, params, block='c'))
+
+
+@pytest.mark.parametrize('block', [None, 'a'])
+def test_bfloat16_params_with_float32_gradients_update_as_plain_optax_does(block):
+    params = {'a': jnp.ones(2, jnp.bfloat16), 'b': jnp.ones(2, jnp.bfloat16)}
+    grads = {'a': jnp.asarray([0.1, 0.3]), 'b': jnp.ones(2)}
+    tx, plain = by_cycle(optax.adam(0.1)), optax.adam(0.1)
+    updates, _ = jax.jit(lambda: tx.update(
+        grads, tx.init(params), params, block=block))()
+    want, _ = jax.jit(lambda: plain.update(
+        grads['a'], plain.init(params['a']), params['a']))()
+    assert updates['a'].dtype == want.dtype and bits(updates['a']) == bits(want)
+
+
+@pytest.mark.parametrize('block', [None, 'a'])
+def test_per_example_gradients_become_one_update(block):
+    params = {'a': jnp.ones(2), 'b': jnp.ones(3)}
+    grads = jax.tree.map(lambda x: jnp.stack([x, 2 * x, 4 * x]), params)
+    rule = optax.contrib.differentially_private_aggregate(100.0, 0.0, 0)
+    tx = by_cycle(rule)
+    updates, _ = jax.jit(lambda: tx.update(grads, tx.init(params), params,
+                                           block=block))()
+    np.testing.assert_allclose(updates['a'], np.full(2, 7 / 3), rtol=1e-6)
+    assert bits(updates['b']) == bits(jnp.full(3, -0.0))
+
+
+def test_functions_of_the_whole_tree_reach_a_rule_as_functions_of_its_block():
+    params = {'a': jnp.asarray([3.0, -2.0]), 'b': jnp.asarray([1.0, 4.0])}
+
+    def loss(p):
+        return jnp.sum(p['a'] ** 4) + jnp.sum(p['a'] * p['b'])
+
+    tx, plain = by_cycle(optax.lbfgs()), optax.lbfgs()
+    value, grads = jax.value_and_grad(loss)(params)
+    updates, _ = jax.jit(lambda: tx.update(
+        grads, tx.init(params), params, block='a', value=value, grad=grads,
+        value_fn=loss))()
+    want, _ = jax.jit(lambda: plain.update(
+        grads['a'], plain.init(params['a']), params['a'], value=value, grad=grads['a'],
+        value_fn=lambda a: loss({**params, 'a': a})))()
+    np.testing.assert_allclose(updates['a'], want, rtol=1e-6)
+
+
+def test_a_misspelt_extra_is_named(params, grads):
+    tx = by_cycle(optax.scale(-0.1))
+    with pytest.raises(TypeError, match="update got 'blok'"):
+        tx.update(grads, tx.init(params), params, blok='a')
+
+
+@pytest.mark.parametrize('txs', [optax.adam(0.1), {'a': optax.adam(0.1),
+                                                   'b': optax.sgd(0.1, 0.9)}])
+def test_map_params_reaches_the_moments_and_not_the_counts(txs, params):
+    tx = by_cycle(txs)
+    state = optax.tree.map_params(tx, lambda x: x + 5, tx.init(params))
+    adam = state.inner_states['a'][0]
+    assert int(state.count) == int(adam.count) == 0
+    assert bits(adam.mu) == bits(adam.nu)
+    assert all((x == 5).all() for x in jax.tree.leaves(adam.mu))
+
+
+def test_callable_labels_are_labels(params, grads):
+    @jax.tree_util.register_pytree_node_class
+    class Labels(dict):
+        def __call__(self):
+            raise AssertionError('labels were called')
+
+        def tree_flatten(self):
+            return tuple(self.values()), tuple(self)
+
+        @classmethod
+        def tree_unflatten(cls, keys, leaves):
+            return cls(zip(keys, leaves))
+
+    params = Labels(params)
+    tx = by_cycle(labels=Labels(a='a', b='b'))
+    updates, _ = tx.update(Labels(grads), tx.init(params), params)
+    np.testing.assert_allclose(updates['a']['w'], -0.1 * grads['a']['w'], rtol=1e-6)
+
+
+def test_selectors_and_enum_labels_name_blocks(params, grads):
+    names = enum.Enum('names', ['a', 'b'])
+    by_enum = by_cycle({names.a: optax.sgd(0.1), names.b: optax.sgd(0.1)},
+                       {'a': names.a, 'b': names.b})
+    by_selector = cdgm.coordinate_descent(
+        optax.sgd(0.1), selectors={'a': 'a', 'b': ['b']})
+    want, _ = by_cycle().update(grads, by_cycle().init(params), params)
+    for tx, block in (by_enum, names.a), (by_selector, 'a'):
+        updates, _ = tx.update(grads, tx.init(params), params, block=block)
+        assert bits(updates) == bits(want)
+
+
+def test_a_schedule_is_a_function_or_left_out(params, grads):
+    tx = cdgm.coordinate_descent(optax.sgd(0.1), LABELS, schedule=lambda count: count)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    assert bits(updates['b']) == bits(jnp.full(3, -0.0))
+    with pytest.raises(TypeError, match='the schedule is'):
+        cdgm.coordinate_descent(optax.sgd(0.1), LABELS, schedule=(1, 1))
+    tx = cdgm.coordinate_descent(optax.sgd(0.1), LABELS)
+    with pytest.raises(ValueError, match='there is no schedule'):
+        tx.update(grads, tx.init(params), params)
+
+
+def test_it_stands_masked_injected_and_empty(params, grads):
+    tx = optax.masked(by_cycle(), {'a': True, 'b': False})
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(updates['a']['w'], -0.1 * grads['a']['w'], rtol=1e-6)
+    assert bits(updates['b']) == bits(grads['b'])
+    tx = optax.inject_hyperparams(cdgm.coordinate_descent, static_args='schedule')(
+        optax.sgd(0.1), LABELS, schedule=cdgm.cyclic((1, 1)))
+    updates, state = tx.update(grads, tx.init(params), params)
+    assert bits(updates['b']) == bits(jnp.full(3, -0.0)) and not state.hyperparams
+    tx = by_cycle()
+    assert tx.update({}, tx.init({}), {})[0] == {}
