@@ -7,8 +7,8 @@ language model what `digits` is to an image model: small, and there at once.
 Topics overlap (`specialnames` repeats the whole of `customization`), so each paragraph
 is kept where it comes first and dropped afterwards: otherwise the test split would be
 learnt by heart. Topics are taken in the order of their names, and the last tenth of the
-paragraphs of each (rounded) is test, so both splits speak of the same things, and neither holds a
-paragraph of the other.
+paragraphs of each (rounded) is test, so both splits speak of the same things, and
+neither holds a paragraph of the other.
 
 The text is another one in every version of Python, and so is the vocabulary: compare
 figures of one version only. `Dataset.sha256` says which text it was.
