@@ -17,7 +17,7 @@ from flax import nnx
 import cdgm
 from cdgm import data, losses
 
-CYCLES, BATCH, LATENT = 300, 64, 16
+CYCLES, BATCH, LATENT = 600, 64, 16
 ORDER = ('discriminator', 'generator')
 
 
