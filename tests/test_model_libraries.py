@@ -35,6 +35,9 @@ class GAN(nnx.Module):
 
 def nnx_case(dtype):
     graph, params, rest = nnx.split(GAN(dtype), nnx.Param, ...)
+    # nnx makes the statistics float32, whatever the parameters are.
+    rest = jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(
+        x.dtype, jnp.floating) else x, rest)
 
     def loss(player, params, rest, batch, key):
         gan = nnx.merge(graph, params, rest, copy=True)
