@@ -25,10 +25,13 @@ class GAN(nnx.Module):
     def __init__(self, dtype):
         made = {'rngs': nnx.Rngs(0), 'param_dtype': dtype}
         self.generator = nnx.Sequential(
-            nnx.Linear(3, 8, **made), nnx.BatchNorm(8, momentum=0.5, **made), nnx.relu,
+            nnx.Linear(3, 8, use_bias=False, **made),
+            nnx.BatchNorm(8, momentum=0.5, **made), nnx.relu,
             nnx.Linear(8, 4, **made))
         self.discriminator = nnx.Sequential(
-            nnx.Linear(4, 8, **made), nnx.BatchNorm(8, momentum=0.5, **made),
+            # A bias before it has a gradient of rounding alone, which Adam blows up.
+            nnx.Linear(4, 8, use_bias=False, **made),
+            nnx.BatchNorm(8, momentum=0.5, **made),
             nnx.leaky_relu, nnx.Dropout(0.3, rngs=made['rngs']),
             nnx.Linear(8, 1, **made))
 
