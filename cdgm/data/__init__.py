@@ -1,4 +1,4 @@
-"""Data sets by name: arrays of images in [0, 1], every loader with the same signature.
+"""Data sets by name: arrays of images or of text, loaded by functions of one signature.
 
 A set's files are read from a directory that the user names (`data_dir`, or the
 environment variable CDGM_DATA_DIR), or downloaded once to the user's cache. The sha256
@@ -17,12 +17,14 @@ from cdgm.data.files import DataError as DataError
 from cdgm.data.files import Directory
 from cdgm.data.mnist import fashion_mnist as fashion_mnist
 from cdgm.data.mnist import mnist as mnist
+from cdgm.data.python_docs import python_docs as python_docs
 
 DATASETS: dict[str, Callable[[Directory | None], Dataset]] = {
     'digits': digits,
     'mnist': mnist,
     'binarized_mnist': binarized_mnist,
     'fashion_mnist': fashion_mnist,
+    'python_docs': python_docs,
 }
 
 
@@ -37,7 +39,7 @@ def load(name: str, data_dir: Directory | None = None) -> Dataset:
       ValueError: there is no set of that name.
       DataError: a file is missing, altered, or cannot be downloaded.
 
-    >>> load('digits').train.images.shape
+    >>> load('digits').train.examples.shape
     (1437, 8, 8, 1)
     """
     if name not in DATASETS:

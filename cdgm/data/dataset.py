@@ -1,23 +1,25 @@
-"""What every loader returns: splits of images in [0, 1], as NumPy arrays.
+"""What every loader returns: splits of examples, as NumPy arrays.
 
-Shapes: N images, H rows, W columns, one channel (the NHWC order of flax).
+Shapes: N examples; of images H rows, W columns, one channel (the NHWC order of flax);
+of text T tokens.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
 class Split(NamedTuple):
-    """Images and, where the set has them, their classes.
+    """Examples and, where the set has them, their classes.
 
     Attributes:
-      images: float32[N, H, W, 1], intensities in [0, 1].
+      examples: a pytree of arrays with a leading axis of N. Images are float32[N, H, W,
+        1], intensities in [0, 1]; text is int32[N, T], indices into the vocabulary.
       labels: int32[N], or None for a set without labels.
     """
 
-    images: np.ndarray
-    labels: np.ndarray | None
+    examples: Any
+    labels: Any | None
 
 
 class Dataset(NamedTuple):
@@ -29,6 +31,7 @@ class Dataset(NamedTuple):
       validation: what choices are made on, or None where the set defines none.
       test: what is reported.
       sha256: name of each file read -> the sha256 of its bytes, in hexadecimal.
+      vocabulary: of a text, its characters: token i stands for vocabulary[i].
     """
 
     name: str
@@ -36,6 +39,7 @@ class Dataset(NamedTuple):
     validation: Split | None
     test: Split
     sha256: dict[str, str]
+    vocabulary: str | None = None
 
 
 def unit_images(values: np.ndarray, white: int) -> np.ndarray:

@@ -64,8 +64,8 @@ def test_both_forms_load_alike(tmp_path, monkeypatch, bits):
     for dataset in of_text, of_bits:
         splits = dataset.train, dataset.validation, dataset.test
         for split, images in zip(splits, parts.values(), strict=True):
-            assert split.labels is None and split.images.dtype == np.float32
-            np.testing.assert_array_equal(split.images[..., 0], images)
+            assert split.labels is None and split.examples.dtype == np.float32
+            np.testing.assert_array_equal(split.examples[..., 0], images)
 
 
 @pytest.mark.parametrize('damage', [
@@ -91,10 +91,10 @@ def test_real(real_folder):
     dataset = data.load('binarized_mnist')
     splits = dataset.train, dataset.validation, dataset.test
     for split, count in zip(splits, (50_000, 10_000, 10_000), strict=True):
-        assert split.images.shape == (count, 28, 28, 1) and split.labels is None
-        assert split.images.dtype == np.float32
-        assert ((split.images == 0) | (split.images == 1)).all()
-        assert 0.1 < split.images.mean() < 0.2
+        assert split.examples.shape == (count, 28, 28, 1) and split.labels is None
+        assert split.examples.dtype == np.float32
+        assert ((split.examples == 0) | (split.examples == 1)).all()
+        assert 0.1 < split.examples.mean() < 0.2
 
 
 def test_real_packed_copy_is_the_published_text(real_folder):

@@ -23,9 +23,9 @@ def oracle():
 def test_layout(dataset):
     assert dataset.name == 'digits' and dataset.validation is None
     for split, count in (dataset.train, 1437), (dataset.test, 360):
-        assert split.images.shape == (count, 8, 8, 1)
-        assert split.images.dtype == np.float32 and split.labels.dtype == np.int32
-        assert split.images.min() == 0 and split.images.max() == 1
+        assert split.examples.shape == (count, 8, 8, 1)
+        assert split.examples.dtype == np.float32 and split.labels.dtype == np.int32
+        assert split.examples.min() == 0 and split.examples.max() == 1
 
 
 def test_every_image_of_scikit_learn_once(dataset, oracle):
@@ -47,13 +47,13 @@ def test_split_is_stratified(dataset, oracle):
 
 def test_split_is_the_documented_one(dataset):
     # Pinned, so that figures of different versions stay comparable.
-    seen = hashlib.sha256(dataset.test.images.tobytes()).hexdigest()
+    seen = hashlib.sha256(dataset.test.examples.tobytes()).hexdigest()
     assert seen == '67c84834bbf84c8f8dfd6386424463dd70d3f44a06140017af4e9b30604f1bc6'
 
 
 def test_data_dir_is_ignored(dataset, tmp_path):
     np.testing.assert_array_equal(
-        digits(tmp_path / 'nowhere').test.images, dataset.test.images)
+        digits(tmp_path / 'nowhere').test.examples, dataset.test.examples)
 
 
 def test_stratified_partitions():

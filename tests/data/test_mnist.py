@@ -38,11 +38,11 @@ def test_idx_dataset(tmp_path, pixels):
              write(tmp_path, TEST_LABELS, idx(labels[3:]))]
     dataset = idx_dataset('tiny', fetch('tiny', files, tmp_path))
     assert dataset.name == 'tiny' and dataset.validation is None
-    assert dataset.train.images.shape == (3, 3, 4, 1)
-    assert dataset.train.images.dtype == dataset.test.images.dtype == np.float32
+    assert dataset.train.examples.shape == (3, 3, 4, 1)
+    assert dataset.train.examples.dtype == dataset.test.examples.dtype == np.float32
     assert dataset.train.labels.dtype == np.int32
     np.testing.assert_array_equal(
-        dataset.test.images[..., 0], pixels[3:].astype(np.float32) / np.float32(255))
+        dataset.test.examples[..., 0], pixels[3:].astype(np.float32) / np.float32(255))
     np.testing.assert_array_equal(dataset.test.labels, [1, 5])
     assert dataset.sha256 == {file.name: file.sha256 for file in files}
 
@@ -70,9 +70,9 @@ def test_real(name, files, real_folder):
     dataset = data.load(name)
     assert set(dataset.sha256) == {file.name for file in files}
     for split, count in (dataset.train, 60_000), (dataset.test, 10_000):
-        assert split.images.shape == (count, 28, 28, 1)
-        assert split.images.dtype == np.float32 and split.labels.dtype == np.int32
-        assert split.images.min() == 0 and split.images.max() == 1
+        assert split.examples.shape == (count, 28, 28, 1)
+        assert split.examples.dtype == np.float32 and split.labels.dtype == np.int32
+        assert split.examples.min() == 0 and split.examples.max() == 1
         assert set(split.labels) == set(range(10))
         if name == 'fashion_mnist':
             assert (np.bincount(split.labels) == count // 10).all()
