@@ -44,7 +44,7 @@ class AwayState(NamedTuple):
 
 
 def decay_stale_state(tx: optax.GradientTransformation,
-                     rho) -> optax.GradientTransformationExtraArgs:
+                      rho) -> optax.GradientTransformationExtraArgs:
     """Let a tx forget while other blocks move: its moments shrink by rho a step.
 
     Between keeping the state (rho = 1) and forgetting it (rho = 0, which unlike a reset

@@ -61,7 +61,7 @@ def hyper(values: flags.FlagValues) -> dict[str, Any]:
 def task(values: flags.FlagValues, data: Dataset) -> Task:
     """The model, its loss, and its two blocks."""
     order = _order(values)
-    model = models.vae(data.train.images.shape[1:], values.latent, values.hidden)
+    model = models.vae(data.train.examples.shape[1:], values.latent, values.hidden)
     bernoulli = values.likelihood == 'bernoulli'
 
     def loss(hyper):
@@ -79,7 +79,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
             for name, selector in leaves.items()})
 
     test_key = jax.random.key(0)  # one noise for every run, so that runs compare
-    test = jnp.asarray(data.test.images)
+    test = jnp.asarray(data.test.examples)
     if bernoulli:
         test = binarize(test, test_key)
 
@@ -106,7 +106,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
 
     return Task(
         init=model.init, descent=descent, order=order,
-        images=jnp.asarray(data.train.images),
+        examples=jnp.asarray(data.train.examples),
         prepare=binarize if bernoulli else lambda images, key: images,
         evaluate=evaluate, draw=draw, batch_size=values.batch_size,
         fresh=values.fresh_minibatches)
@@ -116,7 +116,10 @@ def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
     return training_flags.read_order(values, BLOCKS)
 
 
-EXPERIMENT = Experiment('vae', ('neg_elbo',), define_flags, traced, hyper, task)
+EXPERIMENT = Experiment(
+    'vae', {'neg_elbo': 'lower'}, define_flags, traced, hyper, task,
+    {'samples.png': 'Samples',
+     'reconstructions.png': 'Test images and their reconstructions'})
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':

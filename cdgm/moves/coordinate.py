@@ -51,8 +51,8 @@ def coordinate_move(lipschitz, prox: Prox | None = None,
     Args:
       lipschitz: float[] or float[N], bounds L_i of the second derivative of the loss
         along each entry. May be traced. An entry with L_i = 0 does not move.
-      prox: a map of `cdgm.moves.proximal`, the penalty or constraint of every entry. The loss
-        that the step reports is the smooth one, without the penalty.
+      prox: a map of `cdgm.moves.proximal`, the penalty or constraint of every entry.
+        The loss that the step reports is the smooth one, without the penalty.
       entries: a schedule over the N entries, by the block's own count. Permute, do not
         cycle: a fixed order can be slower by N^2 / (4 pi^2), see `cdgm.schedules`.
 

@@ -136,8 +136,9 @@ def check_quadratic(descent: Descent, state: DescentState, batch, key: jax.Array
         if not abs(there - here) <= jnp.finfo(start.dtype).eps ** 0.5 * abs(here):
             raise ValueError(
                 f'the loss is not quadratic in block {block!r}: its curvature along a '
-                f'direction goes from {here:.6g} to {there:.6g}. Use an optax transformation, or '
-                'a block in which the model is linear and the likelihood Gaussian.')
+                f'direction goes from {here:.6g} to {there:.6g}. Use an optax '
+                'transformation, or a block in which the model is linear and the '
+                'likelihood Gaussian.')
     _, _, seen = exact_minimisation().apply(objective, active, ())
     if not jnp.isfinite(seen.loss):
         raise ValueError(

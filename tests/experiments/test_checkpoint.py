@@ -47,7 +47,7 @@ def task(choice=None):
         init=lambda key: {'a': jax.random.normal(key, (9, 3)), 'b': jnp.ones(3)},
         descent=lambda hyper: cdgm.block_descent({
             name: cdgm.Block(name, loss, optax.adam(0.1)) for name in 'ab'}),
-        order=UpdatePlan(('b', 'a'), ('a', 'b'), {}, choice), images=jnp.eye(9),
+        order=UpdatePlan(('b', 'a'), ('a', 'b'), {}, choice), examples=jnp.eye(9),
         prepare=lambda images, key: images,
         evaluate=lambda params, hyper: {'norm': jnp.linalg.norm(params['b'])},
         draw=lambda folder, params: None, batch_size=2, fresh=True)

@@ -66,7 +66,7 @@ def traced_inputs(keys, rate=RATE):
 
 
 STUDY = Task(
-    init=init, descent=blocks, order=ordered('b', 'a'), images=jnp.eye(IMAGES),
+    init=init, descent=blocks, order=ordered('b', 'a'), examples=jnp.eye(IMAGES),
     prepare=prepare,
     evaluate=lambda params, hyper: {'norm': jnp.linalg.norm(params['b'])},
     draw=lambda folder, params: None, batch_size=BATCH, fresh=True)
