@@ -6,8 +6,10 @@ by '/': 'encoder/Dense_0/kernel' in a linen dict, 'encoder/kernel/value' in an
 says which paths a block owns, and every leaf belongs to exactly one block.
 
 A tree is split into an active and a frozen half of the same structure, in which the
-missing leaves are `None`, JAX's empty subtree; so the halves may be differentiated,
-optimised and merged again without the caller knowing the structure.
+missing leaves are `optax.MaskedNode()`, an empty subtree; so the halves may be
+differentiated, optimised and merged again without the caller knowing the structure.
+`None`, JAX's other empty subtree, is left to the users' trees and to optax, where some
+transformations give it a meaning (no update, no projection).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 Params = Any  # a pytree of floating arrays
 Labels = Any  # a pytree of block names, of the structure of the parameters
@@ -183,23 +186,32 @@ def split(tree: Any, labels: Labels, name: str) -> tuple[Any, Any]:
     """Split a tree into the leaves that a block owns and the rest.
 
     Returns:
-      (active, frozen), both of the structure of `tree` with `None` for a leaf that is
-      in the other half. The holes are leafwise: a `None` in place of a whole subtree
-      could not be merged back.
+      (active, frozen), both of the structure of `tree` with `optax.MaskedNode()` for a
+      leaf that is in the other half. The holes are leafwise: a hole in place of a whole
+      subtree could not be merged back.
 
     >>> split({'a': 1.0, 'b': 2.0}, {'a': 'x', 'b': 'y'}, 'x')
-    ({'a': 1.0, 'b': None}, {'a': None, 'b': 2.0})
+    ({'a': 1.0, 'b': MaskedNode()}, {'a': MaskedNode(), 'b': 2.0})
     """
-    active = jax.tree.map(lambda own, leaf: leaf if own == name else None, labels, tree)
-    frozen = jax.tree.map(lambda own, leaf: None if own == name else leaf, labels, tree)
+    hole = optax.MaskedNode()
+    active = jax.tree.map(lambda own, leaf: leaf if own == name else hole, labels, tree)
+    frozen = jax.tree.map(lambda own, leaf: hole if own == name else leaf, labels, tree)
     return active, frozen
 
 
 def merge(active: Any, frozen: Any) -> Any:
     """Put two halves of a tree together; the inverse of `split`.
 
-    >>> merge({'a': 1.0, 'b': None}, {'a': None, 'b': 2.0})
+    Where a half has `None`, as an update that optax leaves out, so has the whole.
+
+    >>> hole = optax.MaskedNode()
+    >>> merge({'a': 1.0, 'b': hole}, {'a': hole, 'b': 2.0})
     {'a': 1.0, 'b': 2.0}
     """
-    return jax.tree.map(lambda mine, other: other if mine is None else mine,
-                        active, frozen, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.map(lambda mine, other: other if is_hole(mine) else mine,
+                        active, frozen, is_leaf=lambda x: x is None or is_hole(x))
+
+
+def is_hole(part: Any) -> bool:
+    """Say whether a part of a half stands for a leaf of the other half."""
+    return isinstance(part, optax.MaskedNode)

@@ -91,10 +91,10 @@ def riding_move(tx: optax.GradientTransformation, name: str, riders: Riders,
 
 
 def _owned(tree: Any, selector: Selector) -> Any:
-    """The leaves that a selector owns, `None` in place of the others."""
+    """The leaves that a selector owns, holes in place of the others."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf if trees.selects(selector, trees.leaf_path(path))
-        else None, tree)
+        else optax.MaskedNode(), tree)
 
 
 def check_riders(tx: optax.GradientTransformation | Move, name: str, riders: Riders,

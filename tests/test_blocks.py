@@ -4,6 +4,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import optax.contrib
 import pytest
 
 from cdgm import blocks
@@ -138,3 +140,31 @@ def test_a_static_block_goes_by_name_or_index(block):
 @pytest.mark.parametrize('block', ['c', 2, -1, np.int64(7)])
 def test_an_unknown_static_block_is_an_error(block):
     raises(ValueError, [f'{block}', "'a', 'b'"], blocks.block_name, block, ('a', 'b'))
+
+
+def test_none_and_other_holes_of_a_tree_are_left_alone():
+    """`None` and the holes of an `optax.masked` around are the user's, not a leaf's."""
+    tree = {'a': np.ones(1), 'b': None, 'c': (optax.MaskedNode(), np.ones(2))}
+    active, frozen = blocks.split(tree, {'a': 'x', 'b': None,
+                                         'c': (optax.MaskedNode(), 'y')}, 'x')
+    assert active == {'a': tree['a'], 'b': None, 'c': (optax.MaskedNode(),) * 2}
+    assert frozen['a'] == optax.MaskedNode() and frozen['b'] is None
+    merged = blocks.merge(active, frozen)
+    assert jax.tree.structure(merged) == jax.tree.structure(tree)
+    assert merged['a'] is tree['a'] and merged['c'][1] is tree['c'][1]
+    # An update of `None` (optax: leave this leaf) is no hole to fill from elsewhere.
+    assert blocks.merge({'a': None}, {'a': optax.MaskedNode()}) == {'a': None}
+
+
+def test_halves_are_differentiated_and_take_the_transformations_that_none_breaks():
+    """A `None` among the leaves breaks `optax.contrib.galore`, a hole does not."""
+    tree = {'a': jnp.ones((4, 3)), 'b': jnp.full((2, 2), 3.0)}
+    active, frozen = blocks.split(tree, {'a': 'x', 'b': 'y'}, 'x')
+    grads = jax.grad(lambda half: sum(jnp.sum(leaf ** 2) for leaf in jax.tree.leaves(
+        blocks.merge(half, frozen))))(active)
+    assert grads['b'] == optax.MaskedNode()
+    np.testing.assert_array_equal(grads['a'], 2 * np.ones((4, 3)))
+    tx = optax.contrib.galore(0.1, rank=2)
+    updates, _ = tx.update(grads, tx.init(active), active)
+    alone, _ = tx.update({'a': grads['a']}, tx.init({'a': tree['a']}), {'a': tree['a']})
+    np.testing.assert_array_equal(updates['a'], alone['a'])
