@@ -431,7 +431,8 @@ def _changes(kernel: _Kernel, labels, state: DescentState, name: str) -> Descent
         jax.tree.map(lambda owner: owner in own, labels),
         {other: jax.tree.map(lambda _: other == name, inner)
          for other, inner in state.opt_state.items()},
-        True, jax.tree.map(lambda _: True, state.model_state))
+        True,  # type: ignore[arg-type]
+        jax.tree.map(lambda _: True, state.model_state))
 
 
 def _blank(kernel: _Kernel, data: _Data | None, state, batch, key) -> StepInfo:

@@ -25,7 +25,7 @@ from cdgm import losses, metrics, models
 from cdgm.data import Dataset
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.report import figures
-from experiments.harness.task import Experiment, Task
+from experiments.harness.task import Experiment, Task, check_images
 
 BLOCKS = ('discriminator', 'generator')
 
@@ -68,6 +68,7 @@ def hyper(values: flags.FlagValues) -> dict[str, Any]:
 
 def task(values: flags.FlagValues, data: Dataset) -> Task:
     """The model, the losses of its players, and their blocks."""
+    check_images(data)
     model = models.gan(data.train.examples.shape[1:], values.latent, values.widths,
                        values.channels)
     nets = {'generate': model.generate, 'discriminate': model.discriminate,

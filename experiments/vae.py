@@ -23,7 +23,7 @@ from cdgm import losses, metrics, models
 from cdgm.data import Dataset, binarize
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.report import figures
-from experiments.harness.task import Experiment, Task
+from experiments.harness.task import Experiment, Task, check_images
 
 BLOCKS = ('encoder', 'decoder')
 
@@ -60,6 +60,7 @@ def hyper(values: flags.FlagValues) -> dict[str, Any]:
 
 def task(values: flags.FlagValues, data: Dataset) -> Task:
     """The model, its loss, and its two blocks."""
+    check_images(data)
     order = _order(values)
     model = models.vae(data.train.examples.shape[1:], values.latent, values.hidden)
     bernoulli = values.likelihood == 'bernoulli'

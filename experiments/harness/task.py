@@ -97,6 +97,16 @@ def count_examples(examples: Any) -> int:
     return lengths.pop()
 
 
+def check_images(data: Dataset) -> None:
+    """Raise a SettingError unless the examples are images, float[N, H, W, C]."""
+    forms = [jnp.shape(x) for x in jax.tree.leaves(data.train.examples)]
+    if [len(form) for form in forms] != [4]:
+        raise SettingError(
+            f'--dataset={data.name} holds examples of the shapes '
+            f'{[form[1:] for form in forms]}, and this experiment is for images; name '
+            'a set of images.')
+
+
 def _load(values: flags.FlagValues) -> Dataset:
     """Load the data set that the flags name."""
     return load(values.dataset, values.data_dir)

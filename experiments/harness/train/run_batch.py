@@ -160,7 +160,6 @@ class Group:
 
 
 def _terms(aux) -> list[tuple[str, Any]]:
-    """The scalars that a loss reports, by their path in what it returned."""
+    """What a loss reports, by its path in what it returned."""
     return [(leaf_path(path) or 'aux', value)
-            for path, value in jax.tree_util.tree_leaves_with_path(aux)
-            if np.ndim(value) == 1]
+            for path, value in jax.tree_util.tree_leaves_with_path(aux)]
