@@ -227,8 +227,8 @@ def _restricted(extra, labels, name, updates, params) -> dict:
         if key == 'grad_fn' and callable(value):
             return lambda mine, *args, **kw: trees.split(
                 value(whole(mine), *args, **kw), labels, name)[0]
-        alike = jax.tree.structure(value) == jax.tree.structure(  # type: ignore[operator]
-            updates)
+        there, here = map(jax.tree.structure, (value, updates))
+        alike = there == here  # type: ignore[operator]
         if key != 'value' and alike:
             return trees.split(value, labels, name)[0]
         return value

@@ -1,7 +1,8 @@
 """The flags that every training experiment has, and what they mean together."""
 
+import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -130,3 +131,17 @@ def read_cycles(values: flags.FlagValues, num_examples: int) -> int:
         raise SettingError(f'--epochs={values.epochs} is less than one cycle; raise '
                            'it, or give --cycles.')
     return cycles
+
+
+def canonical(value: Any) -> Any:
+    """Write the numbers within text in one way, as in decoder=1e-3 and decoder=.001."""
+    if not isinstance(value, str):
+        return value
+    return re.sub('[^,=]+', lambda part: _number(part[0].strip()), value)
+
+
+def _number(text: str) -> str:
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text

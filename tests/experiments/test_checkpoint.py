@@ -317,6 +317,7 @@ def test_the_same_run_goes_on_and_no_other(tmp_path, capsys):
     create('--beta=2').add_row({'cycle': 0})
     before = (tmp_path / 'manifest.json').read_bytes()
     create('--beta=2', '--checkpoint_every=3', '--preempt_latency=1', '--data_dir=x')
+    create('--beta=2', '--learning_rate=.001')  # the default, written in another way
     assert (tmp_path / 'manifest.json').read_bytes() == before
     with pytest.raises(SettingError) as caught:
         create('--beta=1', '--hidden=4', '--fresh_minibatches')
