@@ -1,9 +1,10 @@
 """Blocks: which leaves of the parameters move together.
 
-The parameters are any pytree of floating arrays. Each leaf has a path, its keys joined
-by '/': 'encoder/Dense_0/kernel' in a linen dict, 'encoder/kernel/value' in an
-`nnx.State`, 'encoder/layers/0/weight' in an equinox module, '0' in a tuple. A selector
-says which paths a block owns, and every leaf belongs to exactly one block.
+The parameters are any pytree of floating or complex arrays. Each leaf has a path, its
+keys joined by '/': 'encoder/Dense_0/kernel' in a linen dict, 'encoder/kernel/value' in
+an `nnx.State`, 'encoder/layers/0/weight' in an equinox module, '0' in a tuple. A
+selector says which paths a block owns, by name, by a predicate or by a mask as optax
+has them, and every leaf belongs to exactly one block.
 
 A tree is split into an active and a frozen half of the same structure, in which the
 missing leaves are `optax.MaskedNode()`, an empty subtree; so the halves may be
@@ -12,7 +13,8 @@ differentiated, optimised and merged again without the caller knowing the struct
 transformations give it a meaning (no update, no projection).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -20,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-Params = Any  # a pytree of floating arrays
+Params = Any  # a pytree of floating or complex arrays
 Labels = Any  # a pytree of block names, of the structure of the parameters
 StaticBlock = str | int | np.integer  # a block known before tracing
-Selector = str | Sequence[str] | Callable[[str], bool]
+Mask = Any  # a pytree of bools, of the structure of the parameters or a prefix of it
+Selector = str | Sequence[str] | Callable[[str], bool] | Mask
 
 
 def leaf_path(path) -> str:
@@ -41,48 +44,184 @@ def selects(selector: Selector, path: str) -> bool:
 
     Args:
       selector: leading path segments ('layers/1' owns 'layers/1/w', not
-        'layers/10/w'; '' owns every path), a sequence of such names, or a predicate
-        on the path.
+        'layers/10/w'; '' owns every path); a sequence or set of selectors, any of
+        which may own the path; a predicate on the path; or a mask, a pytree of bools,
+        whose leaf at the path or above it says so. What a mask leaves out it does not
+        own.
       path: as `leaf_path` gives it.
+
+    Raises:
+      TypeError: the selector is none of these.
 
     >>> selects('layers/1', 'layers/1/w'), selects('layers/1', 'layers/10/w')
     (True, False)
     >>> selects(lambda path: path.endswith('/bias'), 'layers/1/bias')
     True
+    >>> selects({'head': True, 'backbone': False}, 'backbone/w')
+    False
     """
-    if callable(selector):
-        return bool(selector(path))
+    return predicate(selector)(path)
+
+
+def predicate(selector: Selector) -> Callable[[str], bool]:
+    """Make of a selector a function path -> whether it owns the path, for many paths.
+
+    Raises:
+      TypeError: as `selects`.
+    """
     if isinstance(selector, str):
-        return selector in ('', path) or path.startswith(selector + '/')
-    return any(selects(name, path) for name in selector)
+        return lambda path: selector in ('', path) or path.startswith(selector + '/')
+    if _is_mask(selector):
+        marks = _marks(selector)
+        return lambda path: any(marks.get(start, False) for start in _starts(path))
+    if _is_collection(selector):
+        # One look-up for all names: a block may list thousands.
+        names = {item for item in selector if isinstance(item, str)}
+        others = [predicate(item) for item in selector if not isinstance(item, str)]
+        return lambda path: (not names.isdisjoint(_starts(path))
+                             or any(owns(path) for owns in others))
+    if callable(selector) and _is_leaf(selector):
+        return lambda path: _asked(selector, path)
+    raise TypeError(f'a selector is {_short(selector)}; give leading path segments as '
+                    "'encoder', several of them, a function path -> bool, or a mask, a "
+                    'pytree of bools.')
+
+
+def _is_mask(selector) -> bool:
+    if isinstance(selector, Iterator):  # JAX warns of them, and they end
+        return False
+    leaves = jax.tree.leaves(selector)
+    return all(isinstance(leaf, bool | np.bool_) for leaf in leaves) and (
+        bool(leaves) or isinstance(selector, Mapping))
+
+
+def _is_collection(selector) -> bool:
+    """Say whether it is several selectors; those of a tuple are no bools, or masks."""
+    return (isinstance(selector, Sequence | Set) and not isinstance(selector, bytes)
+            and not any(isinstance(item, bool | np.bool_) for item in selector))
+
+
+def _is_leaf(tree) -> bool:
+    return jax.tree_util.all_leaves([tree])
+
+
+def _marks(mask: Mask) -> dict[str, bool]:
+    return {leaf_path(path): bool(mark)
+            for path, mark in jax.tree_util.tree_leaves_with_path(mask)}
+
+
+@lru_cache(maxsize=2 ** 16)  # for each trace asks every block about every path
+def _starts(path: str) -> frozenset[str]:
+    """Leading segments of a path: '', 'a', 'a/b', 'a/b/c' of 'a/b/c'."""
+    ends = (place for place, letter in enumerate(path) if letter == '/')
+    return frozenset(['', path, *(path[:end] for end in ends)])
+
+
+def _asked(function: Callable[[str], bool], path: str) -> bool:
+    """Ask a predicate; one that makes a mask of parameters is no predicate."""
+    remedy = ('a predicate is given the path of a leaf, a str, and returns a bool. '
+              'Give a mask as a pytree of bools, not as a function of the params.')
+    try:
+        answer = function(path)
+    except Exception as error:
+        raise TypeError(f'the selector {_show(function)} fails at {path!r} '
+                        f'({_first_line(error)}); {remedy}') from error
+    if not isinstance(answer, bool | None) and not _is_leaf(answer):
+        raise TypeError(f'the selector {_show(function)} returns {_short(answer)}; '
+                        f'{remedy}')
+    return bool(answer)
 
 
 def label(params: Params, selectors: Mapping[str, Selector]) -> Labels:
     """Give every leaf the name of the block that owns it.
 
     Args:
-      params: a pytree of floating arrays.
-      selectors: block name -> selector.
+      params: a pytree of floating or complex arrays.
+      selectors: block name -> selector, see `selects`.
 
     Returns:
       A pytree of names with the structure of `params`.
 
     Raises:
-      ValueError: a leaf has no block or several, or a block has no leaf.
-      TypeError: a leaf is not a floating array.
+      ValueError: a leaf has no block or several, a block has no leaf, or a mask does
+        not fit the parameters.
+      TypeError: a leaf is not a floating or complex array, a selector is none, or a
+        class of the parameters cannot be rebuilt with other leaves.
 
     >>> label({'enc': {'w': 0.0}, 'dec': 1.0}, {'encoder': 'enc', 'decoder': 'dec'})
     {'dec': 'decoder', 'enc': {'w': 'encoder'}}
     """
     check_floating(params)
     paths = _paths(params)
-    owners = [[n for n, s in selectors.items() if selects(s, p)] for p in paths]
+    owned = {name: _owned(name, s, paths) for name, s in selectors.items()}
+    owners = [[name for name in selectors if owned[name][i]]
+              for i in range(len(paths))]
     _check_cover(paths, owners, selectors)
-    return jax.tree.unflatten(jax.tree.structure(params), [own[0] for own in owners])
+    return _rebuilt(jax.tree.structure(params), [own[0] for own in owners])
+
+
+def _owned(name: str, selector: Selector, paths: Sequence[str]) -> list[bool]:
+    """Which paths a block owns."""
+    try:
+        owns = predicate(selector)
+        owned = [owns(path) for path in paths]
+    except TypeError as error:
+        raise TypeError(f'block {name!r}: {error}') from error
+    if _is_mask(selector):
+        bare, idle = _unmatched(_marks(selector), paths)
+        if bare or idle:
+            raise ValueError(
+                f'the mask of block {name!r} does not fit the parameters: it says '
+                f'nothing of {_listed(bare)}, and {_listed(idle)} of it are no leaves. '
+                'Give each leaf, or a subtree of them, True or False.')
+    return owned
+
+
+def _unmatched(marked, paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Paths under nothing that is marked, and marks that no path is under."""
+    under = {path: [start for start in _starts(path) if start in marked]
+             for path in paths}
+    used = {start for starts in under.values() for start in starts}
+    return ([path for path in paths if not under[path]],
+            [mark for mark in marked if mark not in used])
+
+
+def _rebuilt(structure, leaves: Sequence[Any]) -> Any:
+    """Put other leaves in the place of the parameters.
+
+    Raises:
+      TypeError: a class of the user's refuses them.
+    """
+    try:
+        return jax.tree.unflatten(structure, leaves)
+    except Exception as error:
+        refused = _refusing(structure, leaves).__name__
+        raise TypeError(
+            f'the class {refused} of the parameters refuses names and holes in the '
+            f'place of arrays ({_first_line(error)}), and a block is the tree with '
+            'holes. Check shapes in a function that makes it, not in __post_init__ or '
+            '__init__, which JAX runs whenever it rebuilds the tree; or pass a dict of '
+            'its fields.') from error
+
+
+def _refusing(structure, leaves: Sequence[Any]) -> type:
+    """The class of the innermost node that cannot be built of the leaves."""
+    start = 0
+    for child in structure.children():
+        part = leaves[start:start + child.num_leaves]
+        start += child.num_leaves
+        try:
+            jax.tree.unflatten(child, part)
+        except Exception:
+            return _refusing(child, part)
+    return structure.node_data()[0]
 
 
 def spread(labels: Labels, tree: Any) -> Labels:
     """Give every leaf the name that its subtree has, as `optax.partition` does.
+
+    Containers of other types, such as a dict of labels for a flax `FrozenDict` or an
+    `nnx.State`, are matched by path.
 
     Args:
       labels: a pytree of names, of the structure of `tree` or a prefix of it.
@@ -93,39 +232,64 @@ def spread(labels: Labels, tree: Any) -> Labels:
     >>> spread({'enc': 'encoder', 'dec': 'decoder'}, {'enc': {'w': 0.0}, 'dec': 1.0})
     {'dec': 'decoder', 'enc': {'w': 'encoder'}}
     """
+    names, outer = jax.tree.flatten(labels)
     try:
-        return jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part),
-                            labels, tree)
+        parts = outer.flatten_up_to(tree)
     except ValueError as error:
-        labelled, paths = _paths(labels), _paths(tree)
-        bare = [path for path in paths if not selects(labelled, path)]
-        empty = [name for name in labelled if not any(selects(name, p) for p in paths)]
+        return _spread_by_path(labels, tree, error)
+    return _rebuilt(jax.tree.structure(tree), [
+        name for name, part in zip(names, parts) for _ in jax.tree.leaves(part)])
+
+
+def _spread_by_path(labels: Labels, tree: Any, error: ValueError) -> Labels:
+    named = {leaf_path(path): name
+             for path, name in jax.tree_util.tree_leaves_with_path(labels)}
+    paths = _paths(tree)
+    # An `optax.masked` around may leave of a labelled leaf no more than a hole.
+    bare, _ = _unmatched(named, paths)
+    _, empty = _unmatched(named, _paths(tree, is_leaf=is_hole))
+    if bare or empty:
         raise ValueError(
-            f'the labels do not fit the tree: without a label are {_listed(bare)}; '
-            f'labels without a leaf are {_listed(empty)}. Give the labels the '
-            'structure of the parameters, or of a prefix of it.') from error
+            f'the labels ({_containers(labels)}) do not fit the tree '
+            f'({_containers(tree)}): without a label are {_listed(bare)}; labels '
+            f'without a leaf are {_listed(empty)}. Give the labels the structure of '
+            'the parameters, or of a prefix of it.') from error
+    owners = [next(named[start] for start in _starts(path) if start in named)
+              for path in paths]
+    return _rebuilt(jax.tree.structure(tree), owners)
 
 
-def _paths(tree: Any) -> list[str]:
-    return [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+def _containers(tree: Any) -> str:
+    """Names of the types that a tree is made of, from the outside."""
+    types, level = {}, [jax.tree.structure(tree)]
+    while level:
+        types.update((node.node_data()[0].__name__, None) for node in level
+                     if node.node_data() is not None)
+        level = [child for node in level for child in node.children()]
+    return ', '.join(types) or 'a bare leaf'
+
+
+def _paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[str]:
+    return [leaf_path(path) for path, _ in
+            jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)]
 
 
 def check_floating(params: Params) -> None:
-    """Raise a TypeError that names the leaves that are not floating arrays."""
+    """Raise a TypeError that names the leaves that are not floating or complex."""
     bad = [f'{leaf_path(path)!r} is {_kind(leaf)}'
            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-           if not _is_floating(leaf)]
+           if not _is_inexact(leaf)]
     if bad:
         raise TypeError(
-            f'{_listed(bad, str)}; parameters are floating arrays. Keep other leaves '
-            'outside (equinox: eqx.partition(model, eqx.is_inexact_array); nnx: '
-            'nnx.split(model, nnx.Param, ...)).')
+            f'{_listed(bad, str)}; parameters are floating or complex arrays. Keep '
+            'other leaves outside (equinox: eqx.partition(model, eqx.is_inexact_array);'
+            ' nnx: nnx.split(model, nnx.Param, ...)).')
 
 
-def _is_floating(leaf) -> bool:
+def _is_inexact(leaf) -> bool:
     dtype = getattr(leaf, 'dtype', None)
-    return isinstance(leaf, float) if dtype is None else jnp.issubdtype(
-        dtype, jnp.floating)
+    return isinstance(leaf, float | complex) if dtype is None else jnp.issubdtype(
+        dtype, jnp.inexact)
 
 
 def _kind(leaf) -> str:
@@ -153,7 +317,16 @@ def _check_cover(paths, owners, selectors: Mapping[str, Selector]) -> None:
 
 
 def _show(selector: Selector) -> str:
-    return getattr(selector, '__name__', None) or repr(selector)
+    return getattr(selector, '__name__', None) or _short(selector)
+
+
+def _short(thing: Any, most: int = 80) -> str:
+    text = ' '.join(repr(thing).split())
+    return text if len(text) <= most else text[:most] + '…'
+
+
+def _first_line(error: Exception) -> str:
+    return ': '.join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def _count(items) -> str:
@@ -193,9 +366,13 @@ def split(tree: Any, labels: Labels, name: str) -> tuple[Any, Any]:
     >>> split({'a': 1.0, 'b': 2.0}, {'a': 'x', 'b': 'y'}, 'x')
     ({'a': 1.0, 'b': MaskedNode()}, {'a': MaskedNode(), 'b': 2.0})
     """
+    owners, structure = jax.tree.flatten(labels)
+    leaves = structure.flatten_up_to(tree)
     hole = optax.MaskedNode()
-    active = jax.tree.map(lambda own, leaf: leaf if own == name else hole, labels, tree)
-    frozen = jax.tree.map(lambda own, leaf: hole if own == name else leaf, labels, tree)
+    active = _rebuilt(structure, [leaf if own == name else hole
+                                  for own, leaf in zip(owners, leaves)])
+    frozen = _rebuilt(structure, [hole if own == name else leaf
+                                  for own, leaf in zip(owners, leaves)])
     return active, frozen
 
 

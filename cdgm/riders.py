@@ -92,8 +92,9 @@ def riding_move(tx: optax.GradientTransformation, name: str, riders: Riders,
 
 def _owned(tree: Any, selector: Selector) -> Any:
     """The leaves that a selector owns, holes in place of the others."""
+    owns = trees.predicate(selector)
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if trees.selects(selector, trees.leaf_path(path))
+        lambda path, leaf: leaf if owns(trees.leaf_path(path))
         else optax.MaskedNode(), tree)
 
 

@@ -1,5 +1,10 @@
 """Guarantee 4: every leaf belongs to exactly one block, and errors name both."""
 
+import dataclasses
+import enum
+import re
+from collections import OrderedDict, namedtuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,6 +12,8 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from flax import nnx, struct
+from flax.core import FrozenDict
 
 from cdgm import blocks
 
@@ -39,6 +46,20 @@ def test_a_name_selects_by_whole_path_segments():
     (('decoder', 'encoder/b'), [True, True, False]),
     (lambda path: path.endswith('/w'), [True, False, True]),
     ((), [False, False, False]),
+    ([], [False, False, False]),
+    (set(), [False, False, False]),
+    ({'decoder/w', 'encoder/b'}, [True, True, False]),
+    ({'encoder': 0, 'unused': 0}.keys(), [False, True, True]),
+    (('decoder', lambda path: path.endswith('/b')), [True, True, False]),
+    ('', [True, True, True]),
+    ([''], [True, True, True]),
+    (True, [True, True, True]),
+    (np.False_, [False, False, False]),
+    ({'encoder': True, 'decoder': False}, [False, True, True]),
+    ({'encoder': {'w': np.True_, 'b': False}, 'decoder': True}, [True, False, True]),
+    (FrozenDict({'encoder': {'w': False, 'b': True}, 'decoder': False}),
+     [False, True, False]),
+    (lambda path: re.match('enc.*w', path), [False, False, True]),
 ])
 def test_selectors(selector, owned):
     paths = ['decoder/w', 'encoder/b', 'encoder/w']
@@ -78,7 +99,7 @@ def test_empty_parameters_are_an_error():
 
 @pytest.mark.parametrize('leaf, kind', [
     (np.arange(3), 'int64'), (np.ones(3, bool), 'bool'), (3, 'int'), ('relu', 'str'),
-    (jax.nn.relu, 'custom_jvp'), (1j, 'complex'), (jax.random.key(0), 'key'),
+    (jax.nn.relu, 'custom_jvp'), (jax.random.key(0), 'key'),
 ])
 def test_a_leaf_that_is_no_floating_array_is_named(leaf, kind):
     params = {'w': np.ones(2), 'other': leaf}
@@ -86,7 +107,8 @@ def test_a_leaf_that_is_no_floating_array_is_named(leaf, kind):
            {'all': ''})
 
 
-@pytest.mark.parametrize('leaf', [1.0, np.float32(1), jnp.ones(2, jnp.bfloat16)])
+@pytest.mark.parametrize('leaf', [1.0, np.float32(1), jnp.ones(2, jnp.bfloat16), 1j,
+                                  np.ones(2, np.complex64), np.zeros((0, 3))])
 def test_floating_leaves_of_every_kind_are_taken(leaf):
     assert blocks.label({'w': leaf}, {'all': ''}) == {'w': 'all'}
 
@@ -168,3 +190,149 @@ def test_halves_are_differentiated_and_take_the_transformations_that_none_breaks
     updates, _ = tx.update(grads, tx.init(active), active)
     alone, _ = tx.update({'a': grads['a']}, tx.init({'a': tree['a']}), {'a': tree['a']})
     np.testing.assert_array_equal(updates['a'], alone['a'])
+
+
+def test_a_mask_marks_what_optax_masked_would_train():
+    """Oracle: `optax.masked` by the same mask, over a list, a tuple and a prefix."""
+    one = np.ones(1)
+    params = {'layers': [one, one], 'pair': ({'w': one}, one)}
+    mask = {'layers': [True, False], 'pair': (False, True)}
+    tx = optax.masked(optax.scale(2.0), mask)
+    doubled, _ = tx.update(params, tx.init(params))
+    rest = jax.tree.map(lambda mark: not mark, mask)
+    labels = blocks.label(params, {'on': mask, 'off': rest})
+    assert jax.tree.map(lambda x: 'on' if x[0] == 2 else 'off', doubled) == labels
+    assert set(jax.tree.leaves(labels)) == {'on', 'off'}
+
+
+def test_a_mask_of_bools_in_a_list_is_for_a_list():
+    params = [np.ones(1), np.ones(1)]
+    assert blocks.label(params, {'a': [True, False], 'b': '1'}) == ['a', 'b']
+
+
+def test_a_mask_of_an_equinox_module_is_no_predicate_though_it_can_be_called():
+    model = eqx.nn.Linear(2, 3, key=jax.random.key(0))
+    mask = eqx.tree_at(lambda m: (m.weight, m.bias), model, (True, False))
+    labels = blocks.label(model, {'a': mask, 'b': 'bias'})
+    assert (labels.weight, labels.bias) == ('a', 'b')
+
+
+def test_what_a_mask_marks_false_is_owned_by_no_block_and_said_to_be_frozen_how():
+    raises(ValueError, ["no block owns 1 leaf: 'decoder/w'", 'no schedule visits',
+                        'freeze'],
+           blocks.label, TWO, {'a': {'encoder': True, 'decoder': False}})
+
+
+@pytest.mark.parametrize('mask, words', [
+    ({'encoder': True}, ["nothing of 'decoder/w'"]),
+    ({'encoder': True, 'decoder': {'v': True}}, ["'decoder/w'", "'decoder/v'"]),
+    ({'encoder': True, 'decoder': None}, ["nothing of 'decoder/w'"]),
+    ([True, False], ["'encoder/b'", "'0', '1'"]),
+    ({}, ["'encoder/b'", 'none']),
+])
+def test_a_mask_must_fit(mask, words):
+    raises(ValueError, ["mask of block 'a' does not fit", *words], blocks.label, TWO,
+           {'a': mask, 'b': 'decoder'})
+
+
+@pytest.mark.parametrize('selector, words', [
+    (3, 'is 3'), (1.5, 'is 1.5'), (None, 'is None'), (b'encoder', "is b'encoder'"),
+    (np.ones(2, bool), 'is array'), ({'encoder': 'decoder'}, 'is {'),
+    ({'encoder': True, 'decoder': 'x'}, 'is {'), (['encoder', True], 'is ['),
+    (['encoder', None], 'is None'), (iter(['encoder']), 'iterator'),
+    (lambda params: {'encoder': True}, 'returns {'),
+    (lambda params: jax.tree.map(lambda x: x.ndim > 1, params), 'AttributeError'),
+])
+def test_what_is_no_selector_is_refused(selector, words):
+    raises(TypeError, ["block 'a'", words], blocks.label, TWO,
+           {'a': selector, 'b': 'decoder'})
+
+
+def test_a_block_of_an_empty_sequence_owns_no_leaf():
+    raises(ValueError, ["'b' owns no leaf"], blocks.label, TWO, {'a': '', 'b': ()})
+
+
+@dataclasses.dataclass
+class Named:
+    encoder: object
+    decoder: object
+
+
+jax.tree_util.register_dataclass(Named, ['encoder', 'decoder'], [])
+Pair = namedtuple('Pair', 'encoder decoder')
+SIDE = enum.Enum('Side', 'LEFT RIGHT')
+
+
+@pytest.mark.parametrize('labels', [
+    {'encoder': 'a', 'decoder': {'w': 'b'}},
+    OrderedDict(decoder='b', encoder='a'),
+    FrozenDict({'encoder': {'w': 'a', 'b': 'a'}, 'decoder': 'b'}),
+    Named('a', 'b'), Pair('a', 'b'), Pair({'w': 'a', 'b': 'a'}, 'b'),
+])
+@pytest.mark.parametrize('cast', [
+    dict, FrozenDict, lambda tree: OrderedDict(sorted(tree.items())[::-1]),
+    lambda tree: Named(**tree), lambda tree: Pair(**tree), nnx.State,
+])
+def test_labels_are_matched_by_path_whatever_holds_them(labels, cast):
+    """Oracle: plain dicts on both sides; `cast` keeps the keys."""
+    tree = cast({'encoder': {'w': np.ones(2), 'b': np.ones(1)},
+                 'decoder': {'w': np.ones(2)}})
+    spread = blocks.spread(labels, tree)
+    assert jax.tree.structure(spread) == jax.tree.structure(tree)
+    named = {blocks.leaf_path(path): name for path, name
+             in jax.tree_util.tree_leaves_with_path(spread)}
+    assert named == {'encoder/w': 'a', 'encoder/b': 'a', 'decoder/w': 'b'}
+
+
+@pytest.mark.parametrize('a, b', [(1, 2), (SIDE.LEFT, SIDE.RIGHT)])
+def test_names_need_not_be_strings(a, b):
+    tree = FrozenDict({'x': np.ones(1), 'y': np.ones(1)})
+    labels = blocks.spread({'x': a, 'y': b}, tree)
+    assert labels == FrozenDict({'x': a, 'y': b})
+    assert blocks.split(tree, labels, a)[0]['y'] == optax.MaskedNode()
+
+
+def test_labels_may_name_a_leaf_that_a_mask_around_hides():
+    tree = FrozenDict({'x': np.ones(1), 'y': optax.MaskedNode()})
+    assert blocks.spread({'x': 'a', 'y': 'b'}, tree) == FrozenDict(
+        {'x': 'a', 'y': optax.MaskedNode()})
+
+
+def test_spread_errors_name_the_containers():
+    raises(ValueError, ['(dict)', '(FrozenDict', "labels without a leaf are 'z'"],
+           blocks.spread, {'x': 'a', 'z': 'b'}, FrozenDict({'x': np.ones(1)}))
+    raises(ValueError, ['(tuple)', '(Pair)', "'encoder', 'decoder'", "'0', '1'"],
+           blocks.spread, ('a', 'b'), Pair(np.ones(1), np.ones(1)))
+
+
+@struct.dataclass
+class Checked:
+    enc: object
+    dec: object
+
+    def __post_init__(self):
+        if self.enc.shape[1] != self.dec.shape[0]:
+            raise ValueError('enc and dec do not fit')
+
+
+@struct.dataclass
+class NoHoles:
+    enc: object
+    dec: object
+
+    def __post_init__(self):
+        if isinstance(self.enc, optax.MaskedNode):
+            raise ValueError('two\nlines')
+
+
+def test_a_class_that_refuses_other_leaves_is_named():
+    tree = {'net': Checked(np.ones((4, 2)), np.ones((2, 4))), 'other': np.ones(1)}
+    raises(TypeError, ['class Checked', '__post_init__', "no attribute 'shape'"],
+           blocks.label, tree, {'all': ''})
+
+
+def test_a_class_that_refuses_holes_only_is_named_too():
+    tree = (np.ones(1), NoHoles(np.ones(1), np.ones(1)))
+    labels = blocks.label(tree, {'a': '0', 'b': '1'})
+    raises(TypeError, ['class NoHoles', 'ValueError: two)'], blocks.split, tree, labels,
+           'a')
