@@ -116,6 +116,7 @@ def test_it_is_a_short_file():
     assert len(TOY.splitlines()) <= 70
 
 
+@pytest.mark.slow
 def test_it_resumes_after_a_kill_to_the_same_bits(toy):
     folder, command, environment = toy
     flags = '--cycles=200', '--evaluations=2', '--checkpoint_every=0'
