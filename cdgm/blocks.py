@@ -260,13 +260,22 @@ def _spread_by_path(labels: Labels, tree: Any, error: ValueError) -> Labels:
 
 
 def _containers(tree: Any) -> str:
-    """Names of the types that a tree is made of, from the outside."""
-    types, level = {}, [jax.tree.structure(tree)]
+    return ', '.join(kind.__name__ for kind in node_types(tree)) or 'a bare leaf'
+
+
+def node_types(tree: Any) -> list[type]:
+    """The types of the containers that a tree is made of, from the outside, once each.
+
+    >>> node_types({'a': (1.0, {'b': 2.0})})
+    [<class 'dict'>, <class 'tuple'>]
+    """
+    types: dict[type, None] = {}
+    level = [jax.tree.structure(tree)]
     while level:
-        types.update((node.node_data()[0].__name__, None) for node in level
+        types.update((node.node_data()[0], None) for node in level
                      if node.node_data() is not None)
         level = [child for node in level for child in node.children()]
-    return ', '.join(types) or 'a bare leaf'
+    return list(types)
 
 
 def _paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[str]:
