@@ -295,6 +295,16 @@ def check_floating(params: Params) -> None:
             ' nnx: nnx.split(model, nnx.Param, ...)).')
 
 
+def check_real(active: Any, move: str) -> None:
+    """Raise a TypeError that names complex leaves, for moves that are for real ones."""
+    bad = [leaf_path(path) for path, leaf in
+           jax.tree_util.tree_leaves_with_path(active) if jnp.iscomplexobj(leaf)]
+    if bad:
+        raise TypeError(f'{move} is for real leaves, and {_listed(bad)} are complex. '
+                        'Use an optax transformation, or hold the real and the '
+                        'imaginary part as leaves of their own.')
+
+
 def _is_inexact(leaf) -> bool:
     dtype = getattr(leaf, 'dtype', None)
     return isinstance(leaf, float | complex) if dtype is None else jnp.issubdtype(
