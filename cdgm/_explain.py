@@ -176,5 +176,6 @@ def _table(told: Explanation) -> str:
         f'A cycle ({order}) on one minibatch costs '
         f'{told.break_even:.2f} joint steps, and must make at least so much of their '
         'progress to pay.',
-        f'Sharing within the cycle saves {1 - told.cycle.flops / told.unshared_flops:.0%} of '
+        'Sharing within the cycle saves '
+        f'{1 - told.cycle.flops / told.unshared_flops:.0%} of '
         f'{told.unshared_flops / told.joint.flops:.2f}.'])

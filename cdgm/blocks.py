@@ -76,8 +76,9 @@ def predicate(selector: Selector) -> Callable[[str], bool]:
         return lambda path: any(marks.get(start, False) for start in _starts(path))
     if _is_collection(selector):
         # One look-up for all names: a block may list thousands.
-        names = {item for item in selector if isinstance(item, str)}
-        others = [predicate(item) for item in selector if not isinstance(item, str)]
+        items: list[Any] = list(selector)  # type: ignore[arg-type]
+        names = {item for item in items if isinstance(item, str)}
+        others = [predicate(item) for item in items if not isinstance(item, str)]
         return lambda path: (not names.isdisjoint(_starts(path))
                              or any(owns(path) for owns in others))
     if callable(selector) and _is_leaf(selector):
@@ -234,7 +235,7 @@ def spread(labels: Labels, tree: Any) -> Labels:
     """
     names, outer = jax.tree.flatten(labels)
     try:
-        parts = outer.flatten_up_to(tree)
+        parts = outer.flatten_up_to(tree)  # type: ignore[attr-defined]
     except ValueError as error:
         return _spread_by_path(labels, tree, error)
     return _rebuilt(jax.tree.structure(tree), [
@@ -270,7 +271,7 @@ def node_types(tree: Any) -> list[type]:
     [<class 'dict'>, <class 'tuple'>]
     """
     types: dict[type, None] = {}
-    level = [jax.tree.structure(tree)]
+    level: list[Any] = [jax.tree.structure(tree)]
     while level:
         types.update((node.node_data()[0], None) for node in level
                      if node.node_data() is not None)
@@ -386,7 +387,7 @@ def split(tree: Any, labels: Labels, name: str) -> tuple[Any, Any]:
     ({'a': 1.0, 'b': MaskedNode()}, {'a': MaskedNode(), 'b': 2.0})
     """
     owners, structure = jax.tree.flatten(labels)
-    leaves = structure.flatten_up_to(tree)
+    leaves = structure.flatten_up_to(tree)  # type: ignore[attr-defined]
     hole = optax.MaskedNode()
     active = _rebuilt(structure, [leaf if own == name else hole
                                   for own, leaf in zip(owners, leaves)])

@@ -217,7 +217,8 @@ def _kernel(blocks: Mapping[str, Block], grad_norm: bool) -> _Kernel:
     blocks = dict(blocks)
     selectors = {name: block.leaves for name, block in blocks.items()}
     moves = {name: riding_move(block.tx, name, block.riders, selectors)
-             if block.riders else as_move(block.tx) for name, block in blocks.items()}
+             if block.riders else as_move(block.tx, name)
+             for name, block in blocks.items()}
     return _Kernel(blocks, moves, grad_norm)
 
 
@@ -284,10 +285,11 @@ def call_loss(name: str, block: Block, params: Params, model_state: Any, batch: 
     if not isinstance(both, tuple) or len(both) != 2:
         raise TypeError(f'loss of block {name!r} returned {type(both).__name__} beside '
                         f'the scalar; with a model state a loss returns {form}.')
-    there, here = map(jax.tree.structure, (model_state, both[1]))
+    there, here = [jax.tree.map(jnp.shape, tree) for tree in (model_state, both[1])]
     if there != here:
         raise ValueError(f'loss of block {name!r} returned a model state of another '
-                         f'structure, {here}; it was given {there}. Return all of it.')
+                         f'form, of the shapes {here}; it was given {there}. Return '
+                         'all of it.')
     # As the state has it: a carry, and the branches of a switch, are of one type.
     return loss, (both[0], jax.tree.map(_like, both[1], model_state))
 
@@ -429,7 +431,8 @@ def _changes(kernel: _Kernel, labels, state: DescentState, name: str) -> Descent
         jax.tree.map(lambda owner: owner in own, labels),
         {other: jax.tree.map(lambda _: other == name, inner)
          for other, inner in state.opt_state.items()},
-        True, jax.tree.map(lambda _: True, state.model_state))
+        True,  # type: ignore[arg-type]
+        jax.tree.map(lambda _: True, state.model_state))
 
 
 def _blank(kernel: _Kernel, data: _Data | None, state, batch, key) -> StepInfo:

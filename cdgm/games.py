@@ -97,8 +97,8 @@ def consensus(descent: Descent, strength) -> GameStep:
     """
     def penalised(name, block):
         def total(params, *rest):
-            *model_state, batch, key = rest
-            model_state = model_state[0] if model_state else None
+            *state, batch, key = rest
+            model_state = state[0] if state else None
             value, (aux, changed) = call_loss(name, block, params, model_state, batch,
                                               key)
             length = _squared_length(descent, params, model_state, batch, key)

@@ -4,10 +4,11 @@
 
 A loss is a program, and its stages are the program's own equations: encode, sample,
 decode, or one layer after another. While a block is visited on one minibatch, every
-equation that no active leaf enters gives the same result at each step. `hoist_invariants` runs
-those once and leaves the others, so K steps cost one frozen prefix and K suffixes. In a
-chain of L equal layers a step of layer i (0-based) then costs 2 (L - i) products of a
-layer instead of 2 L - i. Nothing need be declared, so nothing can be declared wrongly.
+equation that no active leaf enters gives the same result at each step.
+`hoist_invariants` runs those once and leaves the others, so K steps cost one frozen
+prefix and K suffixes. In a chain of L equal layers a step of layer i (0-based) then
+costs 2 (L - i) products of a layer instead of 2 L - i. Nothing need be declared, so
+nothing can be declared wrongly.
 
 XLA moves such work out of a loop too, on some devices; here it is moved on all of them.
 """
@@ -23,7 +24,8 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 _REMADE = frozenset({'broadcast_in_dim', 'iota'})
 
 
-def hoist_invariants(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+def hoist_invariants(function: Callable[..., Any], *arguments: Any
+                     ) -> Callable[..., Any]:
     """Compute once whatever of a function does not depend on its arguments.
 
     Args:
@@ -38,7 +40,8 @@ def hoist_invariants(function: Callable[..., Any], *arguments: Any) -> Callable[
 
     >>> import jax.numpy as jnp
     >>> weights = jnp.eye(3)
-    >>> loss = hoist_invariants(lambda x: jnp.sum(jnp.sin(weights @ weights) @ x), jnp.zeros(3))
+    >>> loss = hoist_invariants(
+    ...     lambda x: jnp.sum(jnp.sin(weights @ weights) @ x), jnp.zeros(3))
     >>> jax.make_jaxpr(loss)(jnp.zeros(3)).jaxpr.eqns[0].primitive.name  # no sine
     'dot_general'
     """

@@ -227,7 +227,9 @@ def _restricted(extra, labels, name, updates, params) -> dict:
         if key == 'grad_fn' and callable(value):
             return lambda mine, *args, **kw: trees.split(
                 value(whole(mine), *args, **kw), labels, name)[0]
-        if key != 'value' and jax.tree.structure(value) == jax.tree.structure(updates):
+        there, here = map(jax.tree.structure, (value, updates))
+        alike = there == here  # type: ignore[operator]
+        if key != 'value' and alike:
             return trees.split(value, labels, name)[0]
         return value
 

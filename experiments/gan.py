@@ -25,7 +25,7 @@ from cdgm import losses, metrics, models
 from cdgm.data import Dataset
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.report import figures
-from experiments.harness.task import Experiment, Task
+from experiments.harness.task import Experiment, Task, check_images
 
 BLOCKS = ('discriminator', 'generator')
 
@@ -68,7 +68,8 @@ def hyper(values: flags.FlagValues) -> dict[str, Any]:
 
 def task(values: flags.FlagValues, data: Dataset) -> Task:
     """The model, the losses of its players, and their blocks."""
-    model = models.gan(data.train.images.shape[1:], values.latent, values.widths,
+    check_images(data)
+    model = models.gan(data.train.examples.shape[1:], values.latent, values.widths,
                        values.channels)
     nets = {'generate': model.generate, 'discriminate': model.discriminate,
             'latent_size': values.latent, 'loss': losses.GAN_LOSSES[values.loss]}
@@ -84,7 +85,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
             for name in BLOCKS})
 
     latent = jax.random.normal(jax.random.key(0), (_SAMPLES, values.latent))
-    test = jnp.asarray(data.test.images[:_SAMPLES])
+    test = jnp.asarray(data.test.examples[:_SAMPLES])
     test = test.reshape(len(test), -1)
     bandwidth = metrics.median_bandwidth(test[::2], test[1::2])
 
@@ -99,7 +100,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
 
     return Task(
         init=model.init, descent=descent, order=_order(values),
-        images=jnp.asarray(data.train.images), prepare=lambda images, key: images,
+        examples=jnp.asarray(data.train.examples), prepare=lambda images, key: images,
         evaluate=evaluate, draw=draw, batch_size=values.batch_size,
         fresh=values.fresh_minibatches)
 
@@ -118,7 +119,9 @@ def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
     return training_flags.read_order(values, BLOCKS, whole=('simultaneous',))
 
 
-EXPERIMENT = Experiment('gan', ('mmd2',), define_flags, traced, hyper, task)
+EXPERIMENT = Experiment(
+    'gan', {'mmd2': 'lower'}, define_flags, traced, hyper, task,
+    {'samples.png': 'Samples'})
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':

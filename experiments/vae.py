@@ -23,7 +23,7 @@ from cdgm import losses, metrics, models
 from cdgm.data import Dataset, binarize
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.report import figures
-from experiments.harness.task import Experiment, Task
+from experiments.harness.task import Experiment, Task, check_images
 
 BLOCKS = ('encoder', 'decoder')
 
@@ -60,8 +60,9 @@ def hyper(values: flags.FlagValues) -> dict[str, Any]:
 
 def task(values: flags.FlagValues, data: Dataset) -> Task:
     """The model, its loss, and its two blocks."""
+    check_images(data)
     order = _order(values)
-    model = models.vae(data.train.images.shape[1:], values.latent, values.hidden)
+    model = models.vae(data.train.examples.shape[1:], values.latent, values.hidden)
     bernoulli = values.likelihood == 'bernoulli'
 
     def loss(hyper):
@@ -79,7 +80,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
             for name, selector in leaves.items()})
 
     test_key = jax.random.key(0)  # one noise for every run, so that runs compare
-    test = jnp.asarray(data.test.images)
+    test = jnp.asarray(data.test.examples)
     if bernoulli:
         test = binarize(test, test_key)
 
@@ -106,7 +107,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
 
     return Task(
         init=model.init, descent=descent, order=order,
-        images=jnp.asarray(data.train.images),
+        examples=jnp.asarray(data.train.examples),
         prepare=binarize if bernoulli else lambda images, key: images,
         evaluate=evaluate, draw=draw, batch_size=values.batch_size,
         fresh=values.fresh_minibatches)
@@ -116,7 +117,10 @@ def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
     return training_flags.read_order(values, BLOCKS)
 
 
-EXPERIMENT = Experiment('vae', ('neg_elbo',), define_flags, traced, hyper, task)
+EXPERIMENT = Experiment(
+    'vae', {'neg_elbo': 'lower'}, define_flags, traced, hyper, task,
+    {'samples.png': 'Samples',
+     'reconstructions.png': 'Test images and their reconstructions'})
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ class GAN(nnx.Module):
         self.generator = nnx.Sequential(
             nnx.Linear(3, 8, use_bias=False, **made),
             nnx.BatchNorm(8, momentum=0.5, **made), nnx.relu,
-            nnx.Linear(8, 4, **made))
+            nnx.Linear(8, 4, use_bias=False, **made))
         self.discriminator = nnx.Sequential(
             # A bias before it has a gradient of rounding alone, which Adam blows up.
             nnx.Linear(4, 8, use_bias=False, **made),

@@ -213,7 +213,7 @@ def test_statistics_of_nnx_are_refused():
 
 @pytest.mark.parametrize('returned, words', [
     (lambda s: (0., None), 'with a model state a loss returns'),
-    (lambda s: (0., (None, {**s, 'more': 1.})), 'a model state of another structure')])
+    (lambda s: (0., (None, {**s, 'more': 1.})), 'a model state of another form')])
 def test_a_loss_that_forgets_the_state(returned, words):
     descent = cdgm.block_descent({'x': cdgm.Block(
         '', lambda p, s, b, k: returned(s), optax.sgd(0.1))})

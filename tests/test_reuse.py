@@ -83,7 +83,8 @@ def test_a_visit_on_one_minibatch_is_its_steps(problem, key):
     @jax.jit
     def both(state, keys):
         return [(descent.visit(state, batches, keys, name),
-                 descent.visit(state, batch, keys, name, steps=STEPS))
+                 descent.visit(state, batch, keys, name, steps=STEPS,
+                               fresh_keys=True))
                 for name in descent.blocks]
 
     for plain, shared in both(state, jax.random.split(key, STEPS)):

@@ -106,7 +106,7 @@ def test_riders_move_along_at_each_step_of_a_visit(params, batch, key):
     def runs(start):
         return (descent.visit(start, batches, keys, 'b'),
                 descent.visit(start, batch, key, 1, steps=3),
-                descent.cycle(start, batches, keys, 'bbb'))
+                descent.cycle(start, batches, keys, 'bbb', stacked=True))
 
     for state, infos in runs(start):
         assert_close((state.params, infos.grad_norm[-1]), (params, norm))
@@ -206,11 +206,11 @@ MOVE = cdgm.moves.exact_minimisation()
     ("block 'b' has a rider 'x'; blocks that can ride with it are ['a', 'c', 'd']",
      {'riders': {'x': optax.sgd(0.1)}}),
     ("block 'b' has a rider 'b'; blocks that can", {'riders': {'b': optax.sgd(0.1)}}),
-    ("a rider's rule keeps no state: that of 'c', which rides with 'b', keeps 2",
+    ("a rider's tx keeps no state: that of 'c', which rides with 'b', keeps 2",
      {'riders': {'c': optax.sgd(0.1, momentum=0.9)}}),
-    ("a rider's rule keeps no state: that of 'c', which rides with 'b', keeps 1",
+    ("a rider's tx keeps no state: that of 'c', which rides with 'b', keeps 1",
      {'riders': {'c': optax.sgd(optax.linear_schedule(0.1, 0., 9))}}),
-    ("block 'b' has riders and a Move for a rule", {'riders': RIDERS, 'rule': MOVE}),
+    ("block 'b' has riders and a Move for a tx", {'riders': RIDERS, 'tx': MOVE}),
 ])
 def test_what_cannot_ride_is_one_line_at_init(words, changed, params):
     blocks = {name: Block(name, loss_fn, RULE) for name in NAMES}

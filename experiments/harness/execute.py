@@ -13,13 +13,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from cdgm.data import load
 from experiments.harness import training_flags
 from experiments.harness.errors import DivergedError, is_storage
 from experiments.harness.report import figures
 from experiments.harness.runs import preemption, run_folder, status_log
 from experiments.harness.runs.run_folder import RunFolder
-from experiments.harness.task import Experiment
+from experiments.harness.task import Experiment, count_examples
 from experiments.harness.train.progress import Progress
 from experiments.harness.train.run_batch import Run
 from experiments.harness.train.trainer import CheckpointPolicy, Trainer
@@ -44,10 +43,11 @@ class CompiledTask:
     def __init__(self, experiment: Experiment, values: flags.FlagValues):
         self.experiment, self._values = experiment, values
         self._given = jax.tree.map(lambda x: x[0], experiment.traced_inputs(values))
-        self._data = load(values.dataset, values.data_dir)
+        self._data = experiment.load(values)
         self.facts: dict[str, Any] = {
             'data': self._data.sha256,
-            'cycles': training_flags.read_cycles(values, len(self._data.train.images))}
+            'cycles': training_flags.read_cycles(
+                values, count_examples(self._data.train.examples))}
 
     @functools.cached_property
     def trainer(self) -> Trainer:
@@ -98,23 +98,23 @@ def run(bench: CompiledTask, all_values: Sequence[flags.FlagValues],
                 [Run(folder, bench.experiment.traced_inputs(values))
                  for folder, values in zip(folders, all_values)], pace, progress)
         ended_by: list[Exception | None] = []
-        for folder, params in zip(folders, results):
+        for folder, model in zip(folders, results):
             if ended_by:
                 preemption.begin_run()
-            ended_by.append(_complete(bench, folder, params, progress.quiet))
+            ended_by.append(_complete(bench, folder, model, progress.quiet))
     return ended_by
 
 
-def _complete(bench: CompiledTask, folder: RunFolder, params, quiet: bool
+def _complete(bench: CompiledTask, folder: RunFolder, model, quiet: bool
               ) -> Exception | None:
     """Write what a training ended with; an error is its own, not that of others."""
     try:
-        if isinstance(params, DivergedError):
-            raise params
-        folder.save_params(params)
+        if isinstance(model, DivergedError):
+            raise model
+        folder.save_params(model[0])
         # On the host: JAX would compile a program for each shape.
-        first = jax.tree.map(lambda x: np.asarray(x)[0], params)
-        bench.trainer.task.draw(folder.path, first)
+        first = jax.tree.map(_first_on_host, model)
+        bench.trainer.task.draw(folder.path, *first)
         if not quiet:  # the report of a cycle has the curves of all its trials
             figures.loss_curves(folder)
         figures.print_summary(folder)
@@ -127,3 +127,9 @@ def _complete(bench: CompiledTask, folder: RunFolder, params, quiet: bool
         status_log.failed(folder.path, error)
         return error
     return None
+
+
+def _first_on_host(x):
+    if jax.numpy.issubdtype(x.dtype, jax.dtypes.extended):  # a typed key stays one
+        return x[0]
+    return np.asarray(x)[0]

@@ -7,16 +7,16 @@ what is given share one program, one after another or side by side.
 Shapes   N seeds side by side, U updates a cycle, M minibatches an epoch, B batch size.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
 import cdgm
-from cdgm.data import Dataset
+from cdgm.data import Dataset, load
+from experiments.harness.errors import SettingError
 from experiments.harness.training_flags import UpdatePlan
 
 
@@ -39,23 +39,29 @@ class Task(NamedTuple):
       init: key -> params.
       descent: hyper -> the blocks.
       order: how they take turns.
-      images: float32[images, ...], the training data.
-      prepare: (float32[B, ...], key) -> what the losses are given.
-      evaluate: (params, hyper) -> name -> float[].
-      draw: (folder, params) -> None, pictures of what was trained.
+      examples: the training data, a pytree of arrays with a leading axis of examples.
+      prepare: (B examples, key) -> what the losses are given.
+      evaluate: (params, hyper) -> name -> float[]; with a model state (params,
+        model_state, hyper).
+      draw: (folder, params) -> None, writes pictures, sounds and texts of what was
+        trained, see `Experiment.artifacts`; with a model state (folder, params,
+        model_state).
       batch_size: B.
       fresh: whether every update has a minibatch of its own.
+      model_state: key -> what the losses change and nobody descends, see
+        `cdgm.DescentState`; None for a model without.
     """
 
     init: Callable[[jax.Array], Any]
     descent: Callable[[dict[str, Any]], cdgm.Descent]
     order: UpdatePlan
-    images: jax.Array
-    prepare: Callable[[jax.Array, jax.Array], jax.Array]
-    evaluate: Callable[[Any, dict[str, Any]], dict[str, jax.Array]]
-    draw: Callable[[Path, Any], None]
+    examples: Any
+    prepare: Callable[[Any, jax.Array], Any]
+    evaluate: Callable[..., dict[str, jax.Array]]
+    draw: Callable[..., None]
     batch_size: int
     fresh: bool
+    model_state: Callable[[jax.Array], Any] | None = None
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -63,9 +69,14 @@ class Task(NamedTuple):
         return self.order.blocks
 
     @property
+    def num_examples(self) -> int:
+        """How many examples there are to train on."""
+        return count_examples(self.examples)
+
+    @property
     def minibatches_per_epoch(self) -> int:
-        """M; the images left over wait for another epoch's order."""
-        return len(self.images) // self.batch_size
+        """M; the examples left over wait for another epoch's order."""
+        return self.num_examples // self.batch_size
 
     @property
     def minibatches_per_cycle(self) -> int:
@@ -73,25 +84,58 @@ class Task(NamedTuple):
         return len(self.order.updates) if self.fresh else 1
 
 
+def count_examples(examples: Any) -> int:
+    """Length of the leading axis, which all arrays have.
+
+    Raises:
+      SettingError: they have several lengths, or there is none.
+    """
+    lengths = {len(x) for x in jax.tree.leaves(examples)}
+    if len(lengths) != 1:
+        raise SettingError('examples are arrays with one leading axis, and theirs have '
+                           f'the lengths {sorted(lengths)}; give one a number.')
+    return lengths.pop()
+
+
+def check_images(data: Dataset) -> None:
+    """Raise a SettingError unless the examples are images, float[N, H, W, C]."""
+    forms = [jnp.shape(x) for x in jax.tree.leaves(data.train.examples)]
+    if [len(form) for form in forms] != [4]:
+        raise SettingError(
+            f'--dataset={data.name} holds examples of the shapes '
+            f'{[form[1:] for form in forms]}, and this experiment is for images; name '
+            'a set of images.')
+
+
+def _load(values: flags.FlagValues) -> Dataset:
+    """Load the data set that the flags name."""
+    return load(values.dataset, values.data_dir)
+
+
 class Experiment(NamedTuple):
     """How the flags of a command make a task, and what it is given.
 
     Attributes:
       name: of the module.
-      metrics: names of what the task evaluates.
+      metrics: name of what the task evaluates -> 'lower' or 'higher', which is better.
       define_flags: adds the flags.
       traced: flags -> names of those that are given.
       hyper: flags -> what is given beside the key; raises `SettingError` for any flag
         that does not fit the others.
       task: (flags, data) -> the task.
+      artifacts: file that `Task.draw` writes -> its title; the report shows a .png as a
+        picture, a .wav as a player and a .txt as text.
+      load: flags -> data; the set of --dataset unless given.
     """
 
     name: str
-    metrics: tuple[str, ...]
+    metrics: Mapping[str, Literal['lower', 'higher']]
     define_flags: Callable[[flags.FlagValues], None]
     traced: Callable[[flags.FlagValues], tuple[str, ...]]
     hyper: Callable[[flags.FlagValues], dict[str, Any]]
     task: Callable[[flags.FlagValues, Dataset], Task]
+    artifacts: Mapping[str, str] = {}
+    load: Callable[[flags.FlagValues], Dataset] = _load
 
     def traced_inputs(self, values: flags.FlagValues) -> TracedInputs:
         """Make what the seeds of a run are given, N = `--seeds`.

@@ -1,7 +1,8 @@
 """The flags that every training experiment has, and what they mean together."""
 
+import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -41,7 +42,7 @@ def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
     """Define the common flags; the arguments are the defaults that differ."""
     define_operational_flags(values)
     own = {'flag_values': values}
-    flags.DEFINE_enum('dataset', 'digits', sorted(DATASETS), 'Images to model.', **own)
+    flags.DEFINE_enum('dataset', 'digits', sorted(DATASETS), 'Data to model.', **own)
     flags.DEFINE_string('order', order, 'Block updates of a cycle, as in '
                         'decoder,encoder or discriminator*5,generator; joint or '
                         'simultaneous moves everything at once.', **own)
@@ -56,7 +57,7 @@ def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
                       'of its own for every update, not one for a cycle.', **own)
     flags.DEFINE_string('learning_rate', learning_rate, 'Adam step size, as in 1e-3 or '
                         'decoder=1e-3,encoder=5e-4.', **own)
-    flags.DEFINE_integer('batch_size', batch_size, 'Images in a minibatch.',
+    flags.DEFINE_integer('batch_size', batch_size, 'Examples in a minibatch.',
                          lower_bound=1, **own)
     flags.DEFINE_float('epochs', epochs, 'Length of training: an epoch is as many '
                        'cycles as there are minibatches in the data.',
@@ -116,17 +117,31 @@ def _parse(name: str, parser: Callable, values: flags.FlagValues, *arguments):
         raise SettingError(f'--{name}: {error}') from None
 
 
-def read_cycles(values: flags.FlagValues, num_images: int) -> int:
+def read_cycles(values: flags.FlagValues, num_examples: int) -> int:
     """Length of training in cycles.
 
     Raises:
       SettingError: a minibatch is larger than the data, or there is nothing to do.
     """
-    if values.batch_size > num_images:
-        raise SettingError(f'--batch_size={values.batch_size} exceeds the {num_images} '
-                           'training images; lower it.')
-    cycles = values.cycles or round(values.epochs * (num_images // values.batch_size))
+    if values.batch_size > num_examples:
+        raise SettingError(f'--batch_size={values.batch_size} exceeds the '
+                           f'{num_examples} training examples; lower it.')
+    cycles = values.cycles or round(values.epochs * (num_examples // values.batch_size))
     if cycles < 1:
         raise SettingError(f'--epochs={values.epochs} is less than one cycle; raise '
                            'it, or give --cycles.')
     return cycles
+
+
+def canonical(value: Any) -> Any:
+    """Write the numbers within text in one way, as in decoder=1e-3 and decoder=.001."""
+    if not isinstance(value, str):
+        return value
+    return re.sub('[^,=]+', lambda part: _number(part[0].strip()), value)
+
+
+def _number(text: str) -> str:
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text

@@ -66,7 +66,7 @@ SETTINGS = [
     (vae, '--learning_rate=critic=1e-3', "unknown block 'critic'"),
     (vae, '--sigma=nan', '--sigma=nan'),
     (vae, '--hidden=0', '--hidden=0'),
-    (vae, '--batch_size=1438', 'exceeds the 1437 training images'),
+    (vae, '--batch_size=1438', 'exceeds the 1437 training examples'),
     (vae, '--epochs=0', 'less than one cycle'),
     (vae, '--run_dir=file/run', 'folder file/run cannot be written'),
     (vae, '--run_dir=earlier', 'run folder earlier holds a run already'),

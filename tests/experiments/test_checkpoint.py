@@ -47,7 +47,7 @@ def task(choice=None):
         init=lambda key: {'a': jax.random.normal(key, (9, 3)), 'b': jnp.ones(3)},
         descent=lambda hyper: cdgm.block_descent({
             name: cdgm.Block(name, loss, optax.adam(0.1)) for name in 'ab'}),
-        order=UpdatePlan(('b', 'a'), ('a', 'b'), {}, choice), images=jnp.eye(9),
+        order=UpdatePlan(('b', 'a'), ('a', 'b'), {}, choice), examples=jnp.eye(9),
         prepare=lambda images, key: images,
         evaluate=lambda params, hyper: {'norm': jnp.linalg.norm(params['b'])},
         draw=lambda folder, params: None, batch_size=2, fresh=True)
@@ -317,6 +317,7 @@ def test_the_same_run_goes_on_and_no_other(tmp_path, capsys):
     create('--beta=2').add_row({'cycle': 0})
     before = (tmp_path / 'manifest.json').read_bytes()
     create('--beta=2', '--checkpoint_every=3', '--preempt_latency=1', '--data_dir=x')
+    create('--beta=2', '--learning_rate=.001')  # the default, written in another way
     assert (tmp_path / 'manifest.json').read_bytes() == before
     with pytest.raises(SettingError) as caught:
         create('--beta=1', '--hidden=4', '--fresh_minibatches')

@@ -47,7 +47,7 @@ def test_params_are_those_of_the_last_evaluation(alternating):
     with jax.enable_x64(False):
         # The latents of the test are one draw for every run.
         latent = jax.random.normal(jax.random.key(0), (1000, 2))
-        test = load('digits').test.images.reshape(360, -1)
+        test = load('digits').test.examples.reshape(360, -1)
         bandwidth = metrics.median_bandwidth(test[::2], test[1::2])
         samples = jax.vmap(model.generate, (0, None))(params, latent)
         expected = [metrics.mmd2(each.reshape(1000, -1), test, bandwidth)

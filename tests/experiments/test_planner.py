@@ -118,7 +118,7 @@ class Trainer:
         self._clock, self._speed, self.apart, self._bytes = clock, speed, apart, bytes
         self._compiling, self._spoil = compiling, spoil
         self._compiled, self._alone = set(), None
-        self.task = types.SimpleNamespace(images=np.zeros(10))
+        self.task = types.SimpleNamespace(examples=np.zeros(10))
         self.widths = []
 
     def start(self, given):
@@ -134,7 +134,7 @@ class Trainer:
             self._clock.now += self._compiling
         return types.SimpleNamespace(memory_analysis=lambda: types.SimpleNamespace(
             temp_size_in_bytes=self._bytes, output_size_in_bytes=0,
-            argument_size_in_bytes=self.task.images.nbytes))
+            argument_size_in_bytes=self.task.examples.nbytes))
 
     def call(self, carry, given, start, stop):
         size = len(given.key)

@@ -221,7 +221,8 @@ def test_errors_in_the_head_of_a_table(read, text, words):
     ('flags = {order = true}', 'order = True is no value for --order; give text or a '
      'number, or, where it is a switch, true or false.'),
     ("flags = {dataset = 'mnits'}", "unknown dataset 'mnits'; there are "
-     "binarized_mnist, digits, fashion_mnist, mnist. Did you mean 'mnist'?"),
+     "binarized_mnist, digits, fashion_mnist, mnist, python_docs. Did you mean "
+     "'mnist'?"),
     ("flags = {schedule = 'cyclc'}", "unknown schedule 'cyclc'; there are cyclic, "
      "* Did you mean 'cyclic'?"),
     ('flags = {dataset = 3}', "unknown dataset '3'; there are *"),

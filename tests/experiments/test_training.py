@@ -66,7 +66,7 @@ def traced_inputs(keys, rate=RATE):
 
 
 STUDY = Task(
-    init=init, descent=blocks, order=ordered('b', 'a'), images=jnp.eye(IMAGES),
+    init=init, descent=blocks, order=ordered('b', 'a'), examples=jnp.eye(IMAGES),
     prepare=prepare,
     evaluate=lambda params, hyper: {'norm': jnp.linalg.norm(params['b'])},
     draw=lambda folder, params: None, batch_size=BATCH, fresh=True)
@@ -79,10 +79,10 @@ STUDIES = {'fresh': STUDY, 'shared': STUDY._replace(fresh=False),
 def train_in(path, task, evaluations=2, keys=KEYS, cycles=SWEEPS):
     """Parameters, or the error that ended the run."""
     one = jax.tree.map(lambda x: x[0], traced_inputs(keys))
-    params, = Trainer(task, cycles, evaluations, one).train(
+    ended, = Trainer(task, cycles, evaluations, one).train(
         [Run(RunFolder(path), traced_inputs(keys))], CheckpointPolicy(),
         Progress('toy', cycles))
-    return params
+    return ended if isinstance(ended, Exception) else ended[0]
 
 
 @pytest.fixture(scope='module')
@@ -144,7 +144,7 @@ def minibatches_by_hand(key, cycle, per_cycle):
         order = jax.random.permutation(
             jax.random.fold_in(jax.random.fold_in(key, 1), epoch), IMAGES)
         chosen = order[number * BATCH:(number + 1) * BATCH]
-        batches.append(prepare(STUDY.images[chosen], pixels[update]))
+        batches.append(prepare(STUDY.examples[chosen], pixels[update]))
     return jnp.stack(batches), noise
 
 

@@ -81,7 +81,7 @@ def test_params_are_those_of_the_last_evaluation(pair):
     # The noise of the test is one key for every run.
     key = jax.random.key(0)
     with jax.enable_x64(False):
-        images = binarize(load('digits').test.images, key)
+        images = binarize(load('digits').test.examples, key)
 
         def neg_elbo(params):
             def of_image(image, key):
@@ -141,7 +141,7 @@ def test_flags_reach_the_study():
              'sigma': 1.}
     assert list(task.descent(hyper).blocks) == ['joint'] and task.fresh
     assert task.batch_size == 7 and task.order.updates == ('joint',)
-    grey = task.images[:2]
+    grey = task.examples[:2]
     np.testing.assert_array_equal(task.prepare(grey, jax.random.key(0)), grey)
     task = vae.task(parse('--order=encoder'), data)
     assert list(task.descent(hyper).blocks) == ['encoder', 'decoder']
@@ -160,7 +160,7 @@ def test_what_is_given_enters_the_loss(name, flags, cheap_compilation):
 
     @jax.jit
     def loss(hyper):
-        params, batch = task.init(jax.random.key(0)), task.images[:3]
+        params, batch = task.init(jax.random.key(0)), task.examples[:3]
         return task.descent(hyper).blocks['encoder'].loss(
             params, batch, jax.random.key(1))
 

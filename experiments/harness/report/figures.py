@@ -30,18 +30,31 @@ def grid(path: Path, images, columns: int = 8) -> None:
 
     Args:
       path: of the PNG.
-      images: float[N, H, W, 1] in [0, 1].
+      images: float[N, H, W], [N, H, W, 1] or, in colour, [N, H, W, 3], in [0, 1].
       columns: images in a row.
+
+    Raises:
+      ValueError: they have another shape.
     """
-    images = np.clip(np.asarray(images)[..., 0], 0, 1)
-    height, width = images.shape[1:]
-    rows = len(images) // columns
-    tiles = images[:rows * columns].reshape(rows, columns, height, width)
+    images = np.clip(np.asarray(images, float), 0, 1)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError('images are [N, H, W], [N, H, W, 1] or [N, H, W, 3], and '
+                         f'these are {images.shape}; give them so.')
+    height, width, channels = images.shape[1:]
+    rows = -(-len(images) // columns)
+    blank = np.zeros((rows * columns - len(images), height, width, channels))
+    tiles = np.concatenate([images, blank]).reshape(rows, columns, height, width,
+                                                    channels)
     # A grey line between the tiles; no anti-aliasing, which would blur 8 x 8 images.
-    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0.5)
-    sheet = tiles.transpose(0, 2, 1, 3).reshape(rows * (height + 1), -1)[:-1, :-1]
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)),
+                   constant_values=0.5)
+    sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(
+        rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
     scale = max(_SHEET // sheet.shape[1], 1)
-    plt.imsave(path, np.kron(sheet, np.ones((scale, scale))), cmap='gray_r', vmin=0,
+    sheet = np.kron(sheet, np.ones((scale, scale, 1)))
+    plt.imsave(path, sheet if channels == 3 else sheet[..., 0], cmap='gray_r', vmin=0,
                vmax=1, metadata={'Software': None})
 
 

@@ -5,6 +5,7 @@ import html
 import math
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,9 +13,6 @@ from experiments.harness.report import figures
 from experiments.harness.report import panels, tables
 from experiments.harness.report.compare import mean_error
 from experiments.harness.report.tables import Line, Results, Run
-
-_PICTURES = {'samples.png': 'Samples',
-             'reconstructions.png': 'Test images and their reconstructions'}
 
 
 def section(result: Results, runs: dict[str, Run]) -> str:
@@ -37,7 +35,7 @@ def _table(result: Results) -> str:
     columns = [[line.at_cycles for line in result.lines],
                [line.at_gflop for line in result.lines]]
     digits = tables.digits(columns[0] + columns[1])
-    marks = zip(*map(tables.best, columns))
+    marks = zip(*(tables.best(column, result.better) for column in columns))
     budgets = ((f'at {result.cycles:,.0f} cycles', f'at {_number(result.gflop)} GFLOP')
                if result.cycles else ('at equal cycles', 'at equal FLOPs'))
     heads = [f'<th scope="col">{head}</th>'
@@ -114,7 +112,7 @@ def _drawings(result: Results) -> list[str]:
     """Curves and losses of as many rows as there are colours, pictures of all."""
     metric = f'Test {result.table.metric}'
     there = [line for line in result.lines if line.runs]
-    drawn = _shown(there)
+    drawn = _shown(there, result.better)
     rows = [[run.rows for run in line.runs] for line in drawn]
     note = ('Mean over the seeds, with a band of one standard error either side. The '
             'beginning may lie outside the panels.')
@@ -132,7 +130,8 @@ def _drawings(result: Results) -> list[str]:
         _gallery('panels', [
             _figure(svg, 'svg+xml', line.name, f'Training losses: {line.name}')
             for line, svg in zip(drawn, panels.losses(rows))]),
-        *(_pictures(there, file, title) for file, title in _PICTURES.items())]
+        *(_artifacts(there, file, title)
+          for file, title in result.artifacts.items())]
 
 
 def _legend(names: Sequence[str]) -> str:
@@ -141,20 +140,38 @@ def _legend(names: Sequence[str]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def _shown(lines: Sequence[Line]) -> list[Line]:
+def _shown(lines: Sequence[Line], better: str) -> list[Line]:
     """Pick the rows that get a colour, best first picked, in the table's order."""
     def rank(line):
         mean = float(np.mean(line.at_cycles))
+        mean = -mean if better == 'higher' else mean
         return mean if math.isfinite(mean) else math.inf
     best = sorted(range(len(lines)), key=lambda index: rank(lines[index]))
     return [lines[index] for index in sorted(best[:len(figures.COLOURS)])]
 
 
-def _pictures(lines: Sequence[Line], file: str, title: str) -> str:
+def _artifacts(lines: Sequence[Line], file: str, title: str) -> str:
+    """Show what the first run of each row wrote: pictures, sounds, texts."""
     paths = [(line.name, line.runs[0].folder / file) for line in lines]
-    found = [_figure(path.read_bytes(), 'png', name, f'{title}: {name}')
+    found = [_artifact(path, name, f'{title}: {name}')
              for name, path in paths if path.exists()]
-    return f'<h3>{title}, first seed</h3>{_gallery("pictures", found)}' if found else ''
+    kind = 'pictures' if file.endswith('.png') else 'artifacts'
+    head = f'<h3>{html.escape(title)}, first seed</h3>'
+    return f'{head}{_gallery(kind, found)}' if found else ''
+
+
+def _artifact(path: Path, caption: str, alt: str) -> str:
+    below = f'<figcaption>{html.escape(caption)}</figcaption>'
+    match path.suffix:
+        case '.wav':
+            data = base64.b64encode(path.read_bytes()).decode()
+            return (f'<figure><audio controls aria-label="{html.escape(alt)}" '
+                    f'src="data:audio/wav;base64,{data}"></audio>{below}</figure>')
+        case '.txt':
+            words = html.escape(path.read_text(encoding='utf-8'))
+            return f'<figure><pre class="artifact">{words}</pre>{below}</figure>'
+        case _:
+            return _figure(path.read_bytes(), 'png', caption, alt)
 
 
 def _gallery(kind: str, items: Sequence[str]) -> str:

@@ -54,6 +54,8 @@ figcaption { margin-top: .35rem; overflow-wrap: anywhere; }
 .panels, .pictures { display: grid; gap: 1.25rem; margin: .5rem 0;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
 .pictures { grid-template-columns: repeat(auto-fill, minmax(min(46%, 14rem), 1fr)); }
+.artifact { white-space: pre-wrap; margin: 0; max-height: 24rem; overflow: auto; }
+audio { width: 100%; }
 .pictures img { background: #fff; border-radius: 3px; }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; margin: .5rem 0;
           padding: 0; list-style: none; font-size: .875rem; }

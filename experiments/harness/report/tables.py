@@ -10,12 +10,13 @@ Shapes   S the seeds of all runs of a row.
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.harness import registry
 from experiments.harness.report.compare import (
     compare, final_loss, over_seeds, read_curve)
 from experiments.harness.runs import status_log
@@ -81,6 +82,16 @@ class Results(NamedTuple):
     cycles: float
     gflop: float
 
+    @property
+    def better(self) -> str:
+        """Whether 'lower' or 'higher' is better of the metric."""
+        return registry.load(self.table.experiment).metrics[self.table.metric]
+
+    @property
+    def artifacts(self) -> Mapping[str, str]:
+        """File that a run writes -> its title."""
+        return registry.load(self.table.experiment).artifacts
+
 
 def read_runs(sweep: Sweep, folder: Path) -> dict[str, Run]:
     """Read every run of a sweep, by the trial's id."""
@@ -139,12 +150,19 @@ def _rank(loss: float, done: int, _) -> tuple[float, int]:
     return (loss if loss == loss else math.inf), -done
 
 
-def best(column: Sequence[np.ndarray]) -> list[bool]:
-    """Mark the lowest mean and those within its standard error.
+def best(column: Sequence[np.ndarray], better: str = 'lower') -> list[bool]:
+    """Mark the best mean and those within its standard error.
 
-    >>> best([np.array([1., 3.]), np.array([4., 4.]), np.array([2.9, 2.9])])
-    [True, False, True]
+    Args:
+      column: float[S] of each row, of no length where there is nothing.
+      better: 'lower' or 'higher'.
+
+    >>> column = [np.array([1., 3.]), np.array([4., 4.]), np.array([2.9, 2.9])]
+    >>> best(column), best(column, 'higher')
+    ([True, False, True], [False, True, False])
     """
+    if better == 'higher':
+        return best([-values for values in column])
     estimates = [over_seeds(values) for values in column if len(values)]
     finite = [each for each in estimates if math.isfinite(each.mean)]
     if not finite:

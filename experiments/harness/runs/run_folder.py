@@ -40,7 +40,7 @@ from experiments.harness.errors import SettingError, StorageError
 from experiments.harness.runs import atomic, preemption, status_log
 from experiments.harness.runs.run_lock import RunLock, TakenError
 from experiments.harness.runs.tensorboard import Events
-from experiments.harness.training_flags import NON_IDENTITY_FLAGS
+from experiments.harness.training_flags import NON_IDENTITY_FLAGS, canonical
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy')
 
@@ -268,7 +268,8 @@ def _check_same(path: Path, values: flags.FlagValues, before: dict[str, Any],
     there = _by_name((path / 'flags.txt').read_text())
     here = _by_name(serialise(values))
     differ = sorted(name for name in {*there, *here}
-                    if name not in NON_IDENTITY_FLAGS and there.get(name) != here.get(name))
+                    if name not in NON_IDENTITY_FLAGS
+                    and _values(there, name) != _values(here, name))
     if differ:
         then, now = (' '.join(line for name in differ for line in lines.get(name, ()))
                      for lines in (there, here))
@@ -285,6 +286,12 @@ def _check_same(path: Path, values: flags.FlagValues, before: dict[str, Any],
                                f'{change}; give another --run_dir.')
         print(f'warning: {change}: the run goes on, but its last bits may be others '
               'than those of an uninterrupted one.', file=sys.stderr, flush=True)
+
+
+def _values(lines: dict[str, list[str]], name: str) -> list[str] | None:
+    """What a flag was given, its numbers written in one way."""
+    return [canonical(line.partition('=')[2]) for line in lines[name]
+            ] if name in lines else None
 
 
 def _by_name(lines: str) -> dict[str, list[str]]:

@@ -180,7 +180,11 @@ def _bytes(trainer: Trainer, given: TracedInputs) -> float:
     if needs is None:
         return 1.
     return max(needs.temp_size_in_bytes + needs.output_size_in_bytes
-               + needs.argument_size_in_bytes - trainer.task.images.nbytes, 1.)
+               + needs.argument_size_in_bytes - _size(trainer.task.examples), 1.)
+
+
+def _size(tree) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
 def _free_bytes() -> float:

@@ -53,7 +53,7 @@ class Trial(NamedTuple):
     """One run.
 
     Attributes:
-      experiment: vae or gan.
+      experiment: name of one, see `registry`.
       arguments: flags as on its command line, without what is `NON_IDENTITY_FLAGS`.
       id: its identity.
     """

@@ -8,13 +8,12 @@ the flags that are `NON_IDENTITY_FLAGS` do not.
 
 import hashlib
 import json
-import re
 from collections.abc import Collection
 from typing import Any
 
 from absl import flags
 
-from experiments.harness.training_flags import NON_IDENTITY_FLAGS
+from experiments.harness.training_flags import NON_IDENTITY_FLAGS, canonical
 
 # Raise it when equal flags come to give other numbers: another initialisation, another
 # use of the keys, another evaluation, a bug mended. Every run is then a new one, and
@@ -31,20 +30,6 @@ def identity(experiment: str, values: flags.FlagValues) -> str:
 
 def meaning(values: flags.FlagValues, without: Collection[str] = ()) -> dict[str, Any]:
     """Flag -> value, of the flags that can change a number, but for some."""
-    return {name: _canonical(values[name].value) for name in values
+    return {name: canonical(values[name].value) for name in values
             if name not in (*NON_IDENTITY_FLAGS, 'help', *without)
             and values[name].value is not None}
-
-
-def _canonical(value: Any) -> Any:
-    """Write the numbers within text in one way, as in decoder=1e-3 and decoder=.001."""
-    if not isinstance(value, str):
-        return value
-    return re.sub('[^,=]+', lambda part: _number(part[0].strip()), value)
-
-
-def _number(text: str) -> str:
-    try:
-        return repr(float(text))
-    except ValueError:
-        return text

@@ -19,19 +19,19 @@ class Cycles(NamedTuple):
     """How one program cycles all seeds.
 
     Attributes:
-      init: (params[N], TracedInputs[N]) -> state.
+      init: (params[N], model_state[N], TracedInputs[N]) -> state.
       cycle: (state, batches, keys, TracedInputs[N]) -> (state, StepInfo[N, U]).
         `batches` is [N, U, B, ...] and `keys` [N, U] with fresh minibatches,
         [N, 1, ...] of both without.
-      params: state -> params[N].
+      descent_state: state -> DescentState[N].
       apart: whether seeds know nothing of each other, so that the state can be cut
         along N.
     """
 
-    init: Callable[[Any, TracedInputs], Any]
+    init: Callable[[Any, Any, TracedInputs], Any]
     cycle: Callable[[Any, jax.Array, jax.Array,
                      TracedInputs], tuple[Any, cdgm.StepInfo]]
-    params: Callable[[Any], Any]
+    descent_state: Callable[[Any], cdgm.DescentState]
     apart: bool
 
 
@@ -39,19 +39,22 @@ def cycles_in_order(task: Task) -> Cycles:
     """The updates as they stand: the program holds no conditional."""
     updates = task.order.updates
 
-    def init(params, given):
-        return task.descent(given.hyper).init(params)
+    def init(params, model_state, given):
+        return task.descent(given.hyper).init(params, model_state)
+
+    def first(batches):
+        return jax.tree.map(lambda x: x[0], batches)
 
     def of_one_seed(state, batches, keys, given):
         descent = task.descent(given.hyper)
         if updates == ('simultaneous',):
-            state, infos = descent.simultaneous(state, batches[0], keys[0])
+            state, infos = descent.simultaneous(state, first(batches), keys[0])
             return state, infos._replace(aux=jax.tree.map(lambda x: x[None], infos.aux))
         if task.fresh:
             return descent.cycle(state, batches, keys, updates, stacked=True)
-        return descent.cycle(state, batches[0], keys[0], updates)
+        return descent.cycle(state, first(batches), keys[0], updates)
 
-    return Cycles(jax.vmap(init), jax.vmap(of_one_seed), lambda state: state.params,
+    return Cycles(jax.vmap(init), jax.vmap(of_one_seed), lambda state: state,
                   apart=True)
 
 
@@ -72,13 +75,14 @@ def cycles_by_rule(task: Task, costs: Sequence[float]) -> Cycles:
 
         def update(state, position):
             mine = position if task.fresh else 0
-            return step(state, batches[:, mine], keys[:, mine])
+            return step(state, jax.tree.map(lambda x: x[:, mine], batches),
+                        keys[:, mine])
 
         state, infos = lax.scan(update, state, jnp.arange(len(task.order.updates)))
         return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), infos)
 
-    return Cycles(lambda params, given: driven(given).init(params), cycle,
-                  lambda state: state.descent.params, apart=False)
+    return Cycles(lambda params, model_state, given: driven(given).init(
+        params, model_state), cycle, lambda state: state.descent, apart=False)
 
 
 def choose_cycles(task: Task, costs: Sequence[float]) -> Cycles:

@@ -46,8 +46,10 @@ def count_costs(task: Task, given: TracedInputs) -> Costs:
     updates, choice = task.order.updates, task.order.choice
     none = np.zeros(len(task.blocks))
     state = jax.eval_shape(
-        lambda key, hyper: task.descent(hyper).init(task.init(key)), *given)
-    batch = jax.eval_shape(task.prepare, task.images[:task.batch_size], given.key)
+        lambda key, hyper: task.descent(hyper).init(
+            task.init(key), task.model_state and task.model_state(key)), *given)
+    batch = jax.eval_shape(task.prepare, jax.tree.map(
+        lambda x: x[:task.batch_size], task.examples), given.key)
     if choice is None and len(set(updates)) == len(updates):
         def stack(tree, *axes):
             return jax.tree.map(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cdgm.blocks import leaf_path
 from experiments.harness.errors import DivergedError
 from experiments.harness.runs import checkpoint, preemption
 from experiments.harness.runs.checkpoint import Checkpoint
@@ -101,7 +102,7 @@ class Group:
         losses = dict(zip(self._names, np.asarray(sums.loss).T))
         return {'loss': {name: losses[name] / count[name] for name in moved},
                 'aux': {name: {term: np.asarray(value) / count[name]
-                               for term, value in sums.aux[name]._asdict().items()}
+                               for term, value in _terms(sums.aux[name])}
                         for name in moved}}
 
     def keep(self, carry: Carry, reached: TrainingProgress, saved: float, every: float
@@ -156,3 +157,9 @@ class Group:
                     'the parameters are not finite after the last cycle; lower '
                     f'--learning_rate. The metrics are in '
                     f'{self.runs[at].folder.path}.')
+
+
+def _terms(aux) -> list[tuple[str, Any]]:
+    """What a loss reports, by its path in what it returned."""
+    return [(leaf_path(path) or 'aux', value)
+            for path, value in jax.tree_util.tree_leaves_with_path(aux)]

@@ -57,12 +57,12 @@ class Chunk(NamedTuple):
     """Pure functions that run several cycles.
 
     Attributes:
-      init: (state, images, TracedInputs[N]) -> Carry.
-      run: (Carry, images, TracedInputs[N], start, stop) -> Carry. The numbers of the
+      init: (state, examples, TracedInputs[N]) -> Carry.
+      run: (Carry, examples, TracedInputs[N], start, stop) -> Carry. The numbers of the
         first and the last cycle are traced, so one program serves all.
     """
 
-    init: Callable[[Any, jax.Array, TracedInputs], Carry]
+    init: Callable[[Any, Any, TracedInputs], Carry]
     run: Callable[..., Carry]
 
 
@@ -80,46 +80,47 @@ def chunk_of(task: Task, cycles: Cycles, longest: int) -> Chunk:
     epochs = longest * per_cycle // per_epoch + 2
 
     def orders(keys, start):
-        """Images of the epochs that a chunk touches, int32[N, epochs, M, B]."""
+        """Examples of the epochs that a chunk touches, int32[N, epochs, M, B]."""
         touched = start * per_cycle // per_epoch + jnp.arange(epochs)
 
         def order(key, epoch):
             key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
-            shuffled = jax.random.permutation(key, len(task.images))
+            shuffled = jax.random.permutation(key, task.num_examples)
             return shuffled[:per_epoch * size].reshape(per_epoch, size)
 
         return jax.vmap(lambda key: jax.vmap(lambda e: order(key, e))(touched))(keys)
 
-    def minibatches(images, order, key, cycle, start):
+    def minibatches(examples, order, key, cycle, start):
         """One seed's minibatches of a cycle and their keys."""
         positions = cycle * per_cycle + jnp.arange(per_cycle)
         epoch = positions // per_epoch - start * per_cycle // per_epoch
-        chosen = images[order[epoch, positions % per_epoch]]
+        chosen = jax.tree.map(lambda x: x[order[epoch, positions % per_epoch]],
+                              examples)
         key = jax.random.fold_in(jax.random.fold_in(key, 2), cycle)
-        pixels, noise = jax.random.split(key, (2, per_cycle))
-        return jax.vmap(task.prepare)(chosen, pixels), noise
+        preparing, noise = jax.random.split(key, (2, per_cycle))
+        return jax.vmap(task.prepare)(chosen, preparing), noise
 
-    def one_cycle(state, images, given, order, cycle, start):
+    def one_cycle(state, examples, given, order, cycle, start):
         batches, keys = jax.vmap(
-            lambda order, key: minibatches(images, order, key, cycle, start))(
+            lambda order, key: minibatches(examples, order, key, cycle, start))(
                 order, given.key)
         state, infos = cycles.cycle(state, batches, keys, given)
         return state, _sum(infos, num_blocks), _find_bad(infos, cycle)
 
-    def init(state, images, given):
-        def first(state, images, given):
+    def init(state, examples, given):
+        def first(state, examples, given):
             start = jnp.zeros((), jnp.int32)
-            return one_cycle(state, images, given, orders(given.key, start), start,
+            return one_cycle(state, examples, given, orders(given.key, start), start,
                              start)
 
-        _, sums, bad = jax.eval_shape(first, state, images, given)
+        _, sums, bad = jax.eval_shape(first, state, examples, given)
         return Carry(state, _filled(sums, 0), _filled(bad, -1))
 
-    def run(carry, images, given, start, stop):
+    def run(carry, examples, given, start, stop):
         order = orders(given.key, start)
 
         def body(cycle, carry):
-            state, more, found = one_cycle(carry.state, images, given, order, cycle,
+            state, more, found = one_cycle(carry.state, examples, given, order, cycle,
                                            start)
             return Carry(state, jax.tree.map(jnp.add, carry.sums, more),
                          _first(carry.bad, found))

@@ -69,14 +69,24 @@ class Trainer:
         self._chunk = jax.jit(chunk.run, donate_argnums=0)
         self._compiled: dict[int, jax.stages.Compiled] = {}
 
-        def first(images, given):
-            params = jax.vmap(lambda key: task.init(jax.random.fold_in(key, 0)))(
-                given.key)
-            return chunk.init(self._how.init(params, given), images, given)
+        def first(examples, given):
+            # The model state has a key of its own, derived from that of the params.
+            params, model_state = jax.vmap(lambda key: (
+                task.init(key), task.model_state and task.model_state(
+                    jax.random.fold_in(key, 0))))(
+                        jax.vmap(lambda key: jax.random.fold_in(key, 0))(given.key))
+            return chunk.init(self._how.init(params, model_state, given), examples,
+                              given)
 
         self._first = jax.jit(first)
         self._evaluate = jax.jit(lambda state, given: jax.vmap(task.evaluate)(
-            self._how.params(state), given.hyper))
+            *self.model(state), given.hyper))
+
+    def model(self, state) -> tuple[Any, ...]:
+        """What a task's functions are given: (params,), or (params, model_state)."""
+        descent = self._how.descent_state(state)
+        return (descent.params,) if descent.model_state is None else (
+            descent.params, descent.model_state)
 
     @property
     def apart(self) -> bool:
@@ -85,20 +95,20 @@ class Trainer:
 
     def start(self, given: TracedInputs) -> Carry:
         """Compute what a training starts from."""
-        return self._first(self.task.images, given)
+        return self._first(self.task.examples, given)
 
     def program(self, carry: Carry, given: TracedInputs) -> jax.stages.Compiled:
         """Compile the cycles for as many seeds, unless that is done already."""
         seeds = len(given.key)
         if seeds not in self._compiled:
             self._compiled[seeds] = self._chunk.lower(
-                carry, self.task.images, given, *jnp.zeros(2, jnp.int32)).compile()
+                carry, self.task.examples, given, *jnp.zeros(2, jnp.int32)).compile()
         return self._compiled[seeds]
 
     def call(self, carry: Carry, given: TracedInputs, start: int, stop: int) -> Carry:
         """Make the cycles from one number to another, and wait for them."""
         return jax.block_until_ready(self.program(carry, given)(
-            carry, self.task.images, given, np.int32(start), np.int32(stop)))
+            carry, self.task.examples, given, np.int32(start), np.int32(stop)))
 
     def train(self, runs: Sequence[Run], pace: CheckpointPolicy, progress: Progress
               ) -> list[Any]:
@@ -110,7 +120,7 @@ class Trainer:
           progress: what shows it.
 
         Returns:
-          For each run its final parameters, with a leading axis S, or the
+          For each run what `model` gives of its end, with a leading axis S, or the
           `DivergedError` that ended it; the rows before it are written.
 
         Raises:
@@ -159,11 +169,11 @@ class Trainer:
             shown = group.add_rows(row, carry, tests)
             carry = carry._replace(sums=_cleared(carry.sums))
             progress.advance(stop - start, shown)
-        params = group.split(self._how.params(carry.state))
-        group.drop_unless_finite(params)
+        models = group.split(self.model(carry.state))
+        group.drop_unless_finite([params for params, *_ in models])
         if math.isfinite(pace.checkpoint_every) and not group.is_lost:
             group.save(carry, reached)
-        return [error or mine for error, mine in zip(group.errors, params)]
+        return [error or mine for error, mine in zip(group.errors, models)]
 
     def _test(self, group: Group, carry: Carry) -> list[Any]:
         """Evaluate each run by the program that it has alone, to the same bits."""
@@ -178,7 +188,7 @@ class Trainer:
             if not folder.has_rows(facts['rows']):
                 raise checkpoint.DamagedError('metrics.jsonl is not what it was')
 
-        form = jax.eval_shape(self._first, self.task.images, run.given)
+        form = jax.eval_shape(self._first, self.task.examples, run.given)
         found = checkpoint.load(folder.checkpoints, form, check)
         if found:
             carry = jax.tree.map(jnp.asarray, found.state)
