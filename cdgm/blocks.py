@@ -261,14 +261,22 @@ def _spread_by_path(labels: Labels, tree: Any, error: ValueError) -> Labels:
 
 
 def _containers(tree: Any) -> str:
-    """Names of the types that a tree is made of, from the outside."""
-    types: dict[str, None] = {}
+    return ', '.join(kind.__name__ for kind in node_types(tree)) or 'a bare leaf'
+
+
+def node_types(tree: Any) -> list[type]:
+    """The types of the containers that a tree is made of, from the outside, once each.
+
+    >>> node_types({'a': (1.0, {'b': 2.0})})
+    [<class 'dict'>, <class 'tuple'>]
+    """
+    types: dict[type, None] = {}
     level: list[Any] = [jax.tree.structure(tree)]
     while level:
-        types.update((node.node_data()[0].__name__, None) for node in level
+        types.update((node.node_data()[0], None) for node in level
                      if node.node_data() is not None)
         level = [child for node in level for child in node.children()]
-    return ', '.join(types) or 'a bare leaf'
+    return list(types)
 
 
 def _paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[str]:
@@ -286,6 +294,16 @@ def check_floating(params: Params) -> None:
             f'{_listed(bad, str)}; parameters are floating or complex arrays. Keep '
             'other leaves outside (equinox: eqx.partition(model, eqx.is_inexact_array);'
             ' nnx: nnx.split(model, nnx.Param, ...)).')
+
+
+def check_real(active: Any, move: str) -> None:
+    """Raise a TypeError that names complex leaves, for moves that are for real ones."""
+    bad = [leaf_path(path) for path, leaf in
+           jax.tree_util.tree_leaves_with_path(active) if jnp.iscomplexobj(leaf)]
+    if bad:
+        raise TypeError(f'{move} is for real leaves, and {_listed(bad)} are complex. '
+                        'Use an optax transformation, or hold the real and the '
+                        'imaginary part as leaves of their own.')
 
 
 def _is_inexact(leaf) -> bool:

@@ -19,6 +19,7 @@ Sources  Reset: Luo, Yu & Li 2024 (BAdam, arXiv:2404.02827). Secants with a boun
          growth: Malitsky & Mishchenko 2020 (arXiv:1910.09529).
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -26,7 +27,32 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cdgm.blocks import Params, merge
+from cdgm.blocks import Params, merge, node_types
+
+# The entries of optax's states that are moments: sums or means of gradients, which
+# shrink towards "no gradient seen". By name, for some releases lack some of them.
+_MOMENTS = {
+    'EmaState': ('ema',),
+    'FactoredState': ('v_row', 'v_col', 'v'),
+    'MuonState': ('mu',),
+    'ScaleByAdaDeltaState': ('e_g', 'e_x'),
+    'ScaleByAdamState': ('mu', 'nu'),
+    'ScaleByAdanState': ('m', 'v', 'n'),
+    'ScaleByAdemamixState': ('m1', 'm2', 'nu'),
+    'ScaleByAmsgradState': ('mu', 'nu', 'nu_max'),
+    'ScaleByBeliefState': ('mu', 'nu'),
+    'ScaleByLionState': ('mu',),
+    'ScaleByNovogradState': ('mu', 'nu'),
+    'ScaleByRStdDevState': ('mu', 'nu'),
+    'ScaleByRStdDevWithCountState': ('mu', 'nu'),
+    'ScaleByRmsState': ('nu',),
+    'ScaleByRmsWithCountState': ('nu',),
+    'ScaleByRssState': ('sum_of_squares',),
+    'ScaleBySM3State': ('mu', 'nu'),
+    'ScaleBySimplifiedAdEMAMixState': ('m', 'n'),
+    'SophiaState': ('mu', 'nu'),
+    'TraceState': ('trace',),
+}
 
 
 class AwayState(NamedTuple):
@@ -43,19 +69,26 @@ class AwayState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
-def decay_stale_state(tx: optax.GradientTransformation,
-                      rho) -> optax.GradientTransformationExtraArgs:
+def decay_stale_state(tx: optax.GradientTransformation, rho,
+                      moments: Mapping[type, Sequence[str]] = {},
+                      ) -> optax.GradientTransformationExtraArgs:
     """Let a tx forget while other blocks move: its moments shrink by rho a step.
 
     Between keeping the state (rho = 1) and forgetting it (rho = 0, which unlike a reset
     keeps the count of a bias correction). A block that moves at every step loses
-    nothing. Only what the tx keeps of each parameter decays, such as moments; counts
-    and injected hyperparameters do not. What must not decay, such as
-    `average_params`, is chained outside.
+    nothing. Only moments decay, by a list of the states of optax that have some;
+    counts, injected hyperparameters, copies of parameters and dual sums do not. What
+    must not decay, such as `average_params`, is chained outside.
 
     Args:
       tx: the tx.
       rho: floating[], 0 <= rho <= 1, may be traced.
+      moments: state type -> names of its entries that are moments, for states that are
+        not optax's own (named tuples).
+
+    Raises:
+      ValueError: at `init`, a state that is not known to hold moments has an array of
+        the shape of a parameter (other than of a scalar one): it may be no moment.
 
     >>> from cdgm import Block
     >>> tx = decay_stale_state(optax.adam(1e-3), rho=0.9)
@@ -64,18 +97,64 @@ def decay_stale_state(tx: optax.GradientTransformation,
     tx = optax.with_extra_args_support(tx)
 
     def init(params):
-        return AwayState(tx.init(params), jnp.full((), -1, jnp.int32),
-                         jnp.zeros((), jnp.int32))
+        state = tx.init(params)
+        _check_moments(state, params, moments)
+        return AwayState(state, jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None, **extra):
         away = jnp.where(state.last < 0, 0, state.count - state.last)
         factor = jnp.asarray(rho, float) ** away
-        inner = optax.tree.map_params(tx, lambda s: (factor * s).astype(s.dtype),
-                                      state.inner_state)
+        inner = _scale_moments(state.inner_state, factor, moments)
         updates, inner = tx.update(updates, inner, params, **extra)
         return updates, AwayState(inner, state.count + 1, state.count + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _moments_of(part: Any, others: Mapping[type, Sequence[str]]) -> Sequence[str]:
+    """Names of the entries of a state that are moments; none of another object."""
+    kind = type(part)
+    own = kind.__name__ if kind.__module__.startswith('optax.') else ''
+    return others.get(kind, _MOMENTS.get(own, ()))
+
+
+def _scale_moments(state: Any, factor, others) -> Any:
+    def scale(part):
+        names = _moments_of(part, others)
+        return part if not names else part._replace(**{
+            name: jax.tree.map(lambda s: (factor * s).astype(s.dtype),
+                               getattr(part, name)) for name in names})
+
+    return jax.tree.map(scale, state, is_leaf=lambda x: bool(_moments_of(x, others)))
+
+
+def _check_moments(state: Any, params: Params, others) -> None:
+    """Raise a ValueError if a state keeps of a parameter what may be no moment."""
+    shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(params)} - {()}
+    unknown = sorted(set(_holders(state, shapes, set(node_types(params)), others, '')))
+    if unknown:
+        raise ValueError(
+            f'decay_stale_state does not know which entries of {", ".join(unknown)} '
+            'are moments, and others, such as copies of parameters, must not decay. '
+            'Chain it outside (as average_params), reset the state instead '
+            '(Block(..., ephemeral=True)), or give moments={type: names of entries}.')
+
+
+def _holders(part: Any, shapes: set, params_types: set, others, holder: str
+             ) -> Iterator[str]:
+    """Names of the states that hold arrays of the given shapes, no known moments."""
+    if _moments_of(part, others):
+        return
+    if hasattr(part, '_fields') and type(part) not in params_types:
+        holder = type(part).__name__
+    children = jax.tree_util.default_registry.flatten_one_level(part)
+    if children is None:
+        if jnp.shape(part) in shapes and jnp.issubdtype(
+                jnp.result_type(part), jnp.inexact):
+            yield holder or 'the state'
+        return
+    for child in children[0]:
+        yield from _holders(child, shapes, params_types, others, holder)
 
 
 def sync_global_count(state: Any, count) -> Any:
@@ -141,7 +220,7 @@ def scale_by_secant(initial_step, max_growth: float = 2.0
 
     def init(params):
         # Of the dtype that a norm of these leaves has, which their widest decides.
-        step = jnp.asarray(initial_step, optax.tree.norm(params).dtype)
+        step = jnp.array(initial_step, optax.tree.norm(params).dtype)
         return SecantState(step, optax.tree.zeros_like(params),
                            optax.tree.zeros_like(params), jnp.zeros((), jnp.int32))
 
@@ -186,7 +265,8 @@ def average_params(decay) -> optax.GradientTransformationExtraArgs:
     >>> tx = optax.chain(optax.adam(1e-3), average_params(0.99))
     """
     def wide(x):
-        return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+        # A copy: who donates the state deletes its arrays, not those of the params.
+        return jnp.array(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
     def init(params):
         return AverageState(jax.tree.map(wide, params))

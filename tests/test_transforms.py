@@ -3,10 +3,14 @@
 Two blocks of a quadratic, x' A x / 2, of which each is visited by a fixed order.
 """
 
+from collections import namedtuple
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from jax import lax
 
@@ -263,3 +267,113 @@ def test_errors_say_what_to_do(act, words):
     with pytest.raises(ValueError) as caught:
         act()
     assert words in str(caught.value) and '\n' not in str(caught.value)
+
+
+class OwnState(NamedTuple):
+    momentum: Any
+    start: Any
+
+
+def own_momentum(name='momentum'):
+    """Momentum beside a copy of the parameters, as somebody's own transformation."""
+    def init(params):
+        return OwnState(jax.tree.map(jnp.zeros_like, params), params)
+
+    def update(updates, state, params=None):
+        momentum = jax.tree.map(lambda m, g: 0.9 * m + g, state.momentum, updates)
+        return jax.tree.map(lambda m: -0.05 * m, momentum), OwnState(momentum,
+                                                                     state.start)
+
+    return optax.GradientTransformation(init, update)
+
+
+def test_the_moments_of_a_state_of_ones_own_are_named():
+    rule = transforms.decay_stale_state(own_momentum(), 0.5, {OwnState: ('momentum',)})
+    assert_follows(rule, lambda x, g, memory, away: momentum(x, g, memory, 0.5 ** away))
+    _, state = descended(rule)
+    start = state.opt_state['x'].inner_state.start
+    np.testing.assert_array_equal(start['x'], START[:2])
+
+
+@pytest.mark.parametrize('rule, holder', [
+    (optax.contrib.schedule_free_sgd(0.1), 'ScheduleFreeState'),
+    (optax.contrib.madgrad(0.1), 'MadgradState'),
+    (optax.scale_by_lbfgs(), 'ScaleByLBFGSState'),
+    (optax.contrib.prodigy(), 'ProdigyState'),
+    (optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation(), 'MultiStepsState'),
+    (optax.chain(optax.sgd(0.1), transforms.average_params(0.5)), 'AverageState'),
+    (transforms.scale_by_secant(0.1), 'SecantState'),
+    (own_momentum(), 'OwnState'),
+])
+def test_what_may_be_no_moment_is_refused_by_the_name_of_its_state(rule, holder):
+    Net = namedtuple('Net', 'x')
+    with pytest.raises(ValueError) as caught:
+        transforms.decay_stale_state(rule, 0.5).init(Net(START))
+    assert f' of {holder} are moments' in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('rule, kept', [
+    (optax.adam(0.1), ()), (optax.amsgrad(0.1), ()), (optax.lion(0.1), ()),
+    (optax.adan(0.1), ('g',)), (optax.adafactor(0.1, min_dim_size_to_factor=2), ()),
+    (optax.adadelta(0.1), ()), (optax.adabelief(0.1), ()), (optax.yogi(0.1), ()),
+    (optax.contrib.muon(0.1), ('ns_coeffs',)), (optax.sm3(0.1), ()),
+    (optax.novograd(0.1), ()),
+    (optax.contrib.ademamix(0.1), ()), (optax.rmsprop(0.1, centered=True), ()),
+    (optax.inject_hyperparams(optax.adam)(0.1), ()),
+    (optax.masked(optax.trace(0.9), {'w': True, 'b': False}), ()),
+])
+def test_rho_zero_leaves_no_moment_and_all_counts(rule, kept):
+    """Oracle: the arrays of the state by shape; those of the parameters are moments."""
+    params, seen = {'w': jnp.ones((4, 3)), 'b': jnp.ones(3)}, []
+
+    def spy(updates, state, params=None, **extra):
+        seen.append(state)
+        return rule.update(updates, state, params)
+
+    tx = transforms.decay_stale_state(optax.GradientTransformationExtraArgs(
+        rule.init, spy), 0.0)
+    state = tx.init(params)
+    for _ in range(2):
+        _, state = tx.update(params, state, params)
+    tx.update(params, transforms.sync_global_count(state, state.count + 5), params)
+    flat = jax.tree_util.tree_leaves_with_path
+    for (path, before), (_, after) in zip(flat(state.inner_state), flat(seen[-1])):
+        name = jax.tree_util.keystr(path)
+        # Novograd has one second moment for all of a leaf.
+        moment = (jnp.ndim(before) or '.nu' in name) and not any(
+            f'.{entry}' in name for entry in kept)
+        # Else nothing could be seen; what adafactor does not factor it holds as zero.
+        assert not moment or jnp.all(before != 0) or '.v' in name
+        np.testing.assert_array_equal(after, 0 * before if moment else before)
+
+
+def test_an_average_of_a_part_of_a_block_is_read():
+    """`optax.masked` keeps no average of what it hides, a leaf or a subtree."""
+    def loss(params, batch, key):
+        return sum(jnp.sum(leaf ** 2) for leaf in jax.tree.leaves(params)) / 2, None
+
+    tree = {'w': jnp.ones(2), 'rest': {'u': jnp.ones(1), 'v': jnp.ones(1)}}
+    start = {'a': tree, 'b': jnp.ones(1)}
+    averaging = optax.chain(optax.sgd(0.1), optax.masked(
+        transforms.average_params(0.5),
+        {'a': {'w': True, 'rest': False}, 'b': False}))
+    descent = block_descent({'a': Block('a', loss, averaging),
+                             'b': Block('b', loss, optax.sgd(0.1))})
+    state, _ = descent.step(descent.init(start), None, None, 'a')
+    average = transforms.averaged(state.params, state.opt_state)
+    np.testing.assert_allclose(average['a']['w'], np.full(2, 0.5 + 0.5 * 0.9), 1e-6)
+    np.testing.assert_allclose(average['a']['rest']['u'], [0.9], 1e-6)
+    np.testing.assert_array_equal(average['b'], [1.0])
+    assert jax.tree.structure(average) == jax.tree.structure(start)
+
+
+@pytest.mark.parametrize('make', [
+    lambda step: transforms.average_params(0.5), transforms.scale_by_secant,
+])
+def test_a_state_shares_no_buffer_with_what_it_is_made_of(make):
+    params, step = jnp.arange(4.0), jnp.asarray(0.1, float)
+    state = make(step).init(params)
+    pointers = [leaf.unsafe_buffer_pointer()
+                for leaf in [params, step, *jax.tree.leaves(state)]]
+    assert len(set(pointers)) == len(pointers)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cdgm.blocks import check_real
 from cdgm.gradient_move import Evaluation, Move
 from cdgm.moves.proximal import Prox
 from cdgm.schedules import Schedule
@@ -46,7 +47,8 @@ def coordinate_move(lipschitz, prox: Prox | None = None,
 
     The entry is the extra argument of `descent.step(..., entry=i)`, or of
     `descent.visit(..., entry=indices)`, int32[K]; else the schedule's. A traced index
-    out of range moves nothing and gives a NaN loss, as that of a block does.
+    out of range moves nothing and gives a loss of 0, as that of a block does. Leaves
+    without entries stay out of the count.
 
     Args:
       lipschitz: float[] or float[N], bounds L_i of the second derivative of the loss
@@ -60,8 +62,10 @@ def coordinate_move(lipschitz, prox: Prox | None = None,
       A `Move`; its `grad_norm` is |g_i|, the only part of the gradient computed.
 
     Raises:
-      ValueError: at `init`, `lipschitz` or `entries` is for another number of entries;
-        at the first trace, no entry is given or a static one is out of range.
+      TypeError: at `init`, a leaf is complex.
+      ValueError: at `init`, `lipschitz` or `entries` is for another number of entries,
+        or there is none; at the first trace, no entry is given or a static one is out
+        of range.
 
     >>> from cdgm import Block, block_descent
     >>> def loss(w, batch, key):
@@ -74,7 +78,11 @@ def coordinate_move(lipschitz, prox: Prox | None = None,
     [3. 0.] 54.5 20.0
     """
     def init(active):
+        check_real(active, 'coordinate_move')
         size = _size(active)
+        if not size:
+            raise ValueError('the block has no entry to move: all its leaves are empty '
+                             '(size 0). Leave them to an optax transformation.')
         if jnp.shape(lipschitz) not in ((), (size,)):
             raise ValueError(f'lipschitz has shape {jnp.shape(lipschitz)}; give one '
                              f'number, or one for each of the {size} entries.')
@@ -90,9 +98,11 @@ def coordinate_move(lipschitz, prox: Prox | None = None,
         tangent = jax.tree.map(_one_hot, active, places)
         loss, slope, aux = jax.jvp(objective, (active,), (tangent,), has_aux=True)
         bound = jnp.broadcast_to(lipschitz, (size,))[entry]
-        step = jnp.where(bound > 0, 1 / bound, 0)
+        step = jnp.where(bound > 0, 1 / jnp.where(bound > 0, bound, 1), 0)
 
         def moved(leaf, place):
+            if not leaf.size:
+                return leaf  # there is no place in it to read from
             flat = leaf.reshape(-1)
             value = flat.at[place].get(mode='clip') - step * slope
             value = value if prox is None else prox(value, step)
@@ -100,7 +110,7 @@ def coordinate_move(lipschitz, prox: Prox | None = None,
             return flat.at[place].set(value, mode='drop').reshape(leaf.shape)
 
         valid = (entry >= 0) & (entry < size)
-        seen = Evaluation(jnp.where(valid, loss, jnp.nan), aux, jnp.abs(slope))
+        seen = Evaluation(jnp.where(valid, loss, 0), aux, jnp.abs(slope))
         return (jax.tree.map(moved, active, places), CoordinateState(state.count + 1),
                 seen)
 
@@ -157,5 +167,7 @@ def _places(active, entry) -> Any:
 
 
 def _one_hot(leaf, place) -> jax.Array:
+    if not leaf.size:
+        return leaf
     return jnp.zeros(leaf.size, leaf.dtype).at[place].set(1, mode='drop').reshape(
         leaf.shape)

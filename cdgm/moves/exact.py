@@ -59,6 +59,10 @@ def exact_minimisation(dense_up_to: int = 256, max_iterations: int = 1000,
       tolerance: how far the gradient after the step may be from zero, relative to its
         terms; eps^(2/3) when left out.
 
+    Raises:
+      TypeError: at `init`, a leaf is complex.
+      ValueError: at `init`, the block has no entry.
+
     Returns:
       A `Move` without state. Where the block has no minimum that one step can reach,
       it leaves the block as it was and its loss is NaN. Conjugate gradients do not
@@ -106,7 +110,15 @@ def exact_minimisation(dense_up_to: int = 256, max_iterations: int = 1000,
         seen = Evaluation(jnp.where(exact, loss, jnp.nan), aux, jnp.linalg.norm(grad))
         return unravel(jnp.where(exact, end, start)), state, seen
 
-    return Move(lambda active: (), apply)
+    def init(active):
+        trees.check_real(active, 'exact_minimisation')
+        if not sum(jnp.size(leaf) for leaf in jax.tree.leaves(active)):
+            raise ValueError('the block has no entry to minimise over: all its leaves '
+                             'are empty (size 0). Leave them to an optax '
+                             'transformation.')
+        return ()
+
+    return Move(init, apply)
 
 
 def check_quadratic(descent: Descent, state: DescentState, batch, key: jax.Array,
@@ -144,7 +156,7 @@ def check_quadratic(descent: Descent, state: DescentState, batch, key: jax.Array
         raise ValueError(
             f'the loss is quadratic in block {block!r} but has no minimum there: it '
             'falls without end along some direction. Add a penalty, or use an optax '
-            'rule.')
+            'transformation.')
 
 
 def _dense_step(product: Product, grad) -> _Solution:

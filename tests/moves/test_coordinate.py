@@ -191,7 +191,7 @@ def test_a_traced_entry_out_of_range_moves_nothing(entry, key):
                                                           entry=entry)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(bits(a), bits(b)),
                  after.params, params)
-    assert jnp.isnan(info.loss)
+    assert info.loss == 0 and info.grad_norm == 0
 
 
 def test_says_what_is_wrong(key):
@@ -206,6 +206,34 @@ def test_says_what_is_wrong(key):
         network_descent(jnp.ones(3)).init(params)
     with pytest.raises(ValueError, match='written for 3 entries, and the block has 16'):
         coordinate_move(1.0, entries=shuffled((1,) * 3, key)).init(params['net'])
+
+
+@pytest.mark.parametrize('empty', ['a', 'm', 'z'])  # before, between and after
+@pytest.mark.parametrize('entry', range(5))
+def test_a_leaf_without_entries_is_not_counted(empty, entry, key):
+    """f = |p - 1|^2 with L = 4, so an entry moves half of the way to 1."""
+    def loss(params, batch, key):
+        return sum(jnp.sum((leaf - 1) ** 2) for leaf in params.values()), None
+
+    params = {'k': jnp.zeros(2), 'w': jnp.zeros(3), empty: jnp.zeros((0, 3))}
+    descent = block_descent({'all': Block('', loss, coordinate_move(4.0))})
+    state, info = jax.jit(lambda s, i: descent.step(s, None, key, 'all', entry=i))(
+        descent.init(params), entry)
+    moved = np.concatenate([state.params['k'], state.params['w']])
+    np.testing.assert_allclose(moved, 0.5 * (np.arange(5) == entry))
+    assert state.params[empty].shape == (0, 3)
+    assert (info.loss, info.grad_norm) == (5, 2)
+
+
+@pytest.mark.parametrize('leaf, error, words', [
+    (jnp.zeros((0, 3)), ValueError, 'no entry'),
+    (jnp.zeros(2, complex), TypeError, "'w' are complex"),
+])
+def test_a_block_that_has_no_coordinates_is_refused_at_init(leaf, error, words):
+    descent = block_descent({'all': Block('', least_squares, coordinate_move(1.0))})
+    with pytest.raises(error) as caught:
+        descent.init({'w': leaf})
+    assert words in str(caught.value) and '\n' not in str(caught.value)
 
 
 # Cost

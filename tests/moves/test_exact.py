@@ -269,3 +269,38 @@ def test_products_are_exact_on_accelerators(key):
         state, jnp.ones((3, 4), jnp.float32)).as_text()
     products = [line for line in program.splitlines() if 'dot_general' in line]
     assert products and all('[HIGHEST, HIGHEST]' in line for line in products)
+
+
+def test_a_tolerance_of_zero_is_not_left_out(key):
+    """No rounding is forgiven then: of a third, the gradient is hardly ever 0."""
+    def loss(w, batch, key):
+        return jnp.sum((jnp.array([3.0, 7.0, 0.7]) * w - 1) ** 2), None
+
+    def lost(tolerance):
+        descent = one_block(loss, exact_minimisation(tolerance=tolerance))
+        state, info = descent.step(descent.init(jnp.full(3, 0.1)), None, key, 'w')
+        return bool(jnp.isnan(info.loss))
+
+    assert [lost(0.0), lost(None), lost(1e-6)] == [True, False, False]
+
+
+@pytest.mark.parametrize('solver', SOLVERS)
+def test_a_leaf_without_entries_is_none_to_solve_for(solver, key):
+    def loss(params, batch, key):
+        return jnp.sum(params['none']) + jnp.sum((params['w'] - 3) ** 2), None
+
+    descent = one_block(loss, SOLVERS[solver])
+    state, info = descent.step(descent.init(
+        {'none': jnp.zeros((0, 3)), 'w': jnp.zeros(2)}), None, key, 'w')
+    np.testing.assert_allclose(state.params['w'], [3, 3], rtol=1e-12)
+    assert info.loss == 18 and state.params['none'].shape == (0, 3)
+
+
+@pytest.mark.parametrize('leaf, error, words', [
+    (jnp.zeros((0, 3)), ValueError, 'no entry'),
+    (jnp.zeros(2, complex), TypeError, "'w' are complex"),
+])
+def test_a_block_without_real_entries_is_refused_at_init(leaf, error, words):
+    with pytest.raises(error) as caught:
+        one_block(layer_loss).init({'w': leaf})
+    assert words in str(caught.value) and '\n' not in str(caught.value)
