@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 # The block's loss with everything else held: active params -> (scalar, aux).
@@ -55,12 +56,21 @@ def gradient_move(tx: optax.GradientTransformation) -> Move:
     tx = optax.with_extra_args_support(tx)
 
     def apply(objective, active, state, **extra):
-        (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(active)
+        (loss, aux), grads = steepest_ascent(objective, active)
         moved, state = apply_gradient(tx, objective, active, state, loss, grads,
                                       **extra)
         return moved, state, Evaluation(loss, aux, optax.tree.norm(grads))
 
     return Move(tx.init, apply)
+
+
+def steepest_ascent(objective: Objective, active) -> tuple[tuple[Any, Any], Any]:
+    """Evaluate an objective and its gradient: ((loss, aux), gradient).
+
+    Of a complex leaf it is the conjugate of `jax.grad`'s, which would lead astray.
+    """
+    seen, grads = jax.value_and_grad(objective, has_aux=True)(active)
+    return seen, jax.tree.map(jnp.conj, grads)
 
 
 def apply_gradient(tx: optax.GradientTransformationExtraArgs, objective: Objective,
@@ -77,7 +87,7 @@ def apply_gradient(tx: optax.GradientTransformationExtraArgs, objective: Objecti
         return objective(params)[0]
 
     def grad_fn(params, *_):
-        return jax.grad(value_fn)(params)
+        return steepest_ascent(objective, params)[1]
 
     own = {'value': loss, 'grad': grads, 'value_fn': value_fn, 'obj_fn': value_fn,
            'grad_fn': grad_fn}

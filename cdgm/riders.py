@@ -34,7 +34,8 @@ import optax
 
 from cdgm import blocks as trees
 from cdgm.blocks import Labels, Params, Selector
-from cdgm.gradient_move import Evaluation, Move, apply_gradient
+from cdgm.gradient_move import (
+    Evaluation, Move, apply_gradient, steepest_ascent)
 
 Riders = Mapping[str, optax.GradientTransformation]
 
@@ -70,7 +71,7 @@ def riding_move(tx: optax.GradientTransformation, name: str, riders: Riders,
         return tx.init(_owned(active, selectors[name]))
 
     def apply(objective, active, state, **extra):
-        (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(active)
+        (loss, aux), grads = steepest_ascent(objective, active)
 
         def moved_by(tx, block, state, **extra):
             mine, grad = (_owned(tree, selectors[block]) for tree in (active, grads))

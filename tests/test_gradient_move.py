@@ -81,3 +81,14 @@ def test_sam_takes_none_of_the_extras():
         updates, other = plain.update(4 * y ** 3, other, y)
         y = optax.apply_updates(y, updates)
     np.testing.assert_allclose(x, y, rtol=1e-5)
+
+
+def test_complex_parameters_descend():
+    """Of |z - c|^2 a step of 1/4 halves the distance to c."""
+    def loss(params, batch, key):
+        return jnp.sum(jnp.abs(params['z'] - (1 + 2j)) ** 2), None
+
+    descent = block_descent({'z': Block('z', loss, optax.sgd(0.25))})
+    state = descent.init({'z': jnp.array([3 - 1j, 1j])})
+    state, _ = descent.step(state, None, None, 'z')
+    np.testing.assert_allclose(state.params['z'], [2 + 0.5j, 0.5 + 1.5j], rtol=1e-6)
