@@ -115,7 +115,7 @@ def _complete(bench: CompiledTask, folder: RunFolder, model, quiet: bool
         # On the host: JAX would compile a program for each shape.
         first = jax.tree.map(_first_on_host, model)
         bench.trainer.task.draw(folder.path, *first)
-        if not quiet:  # the report of a cycle has the curves of all its trials
+        if not quiet:  # the report of a sweep has the curves of all its trials
             figures.loss_curves(folder)
         figures.print_summary(folder)
         folder.finish()

@@ -11,7 +11,7 @@ from experiments.harness import block_choice
 from experiments.harness.errors import SettingError
 from experiments.harness.orders import JOINT_MODES, parse_order, parse_per_block
 
-# Flags that say how a run behaves, and a cycle's command hands to all its runs.
+# Flags that say how a run behaves, and a sweep's command hands to all its runs.
 OPERATIONAL_FLAGS = ('data_dir', 'checkpoint_every', 'preempt_latency', 'tensorboard')
 
 # Flags that leave the numbers as they are.

@@ -124,8 +124,8 @@ def make_plan(trainer: Trainer, waiting: Sequence[TracedInputs], workers: int, m
         return Plan(1, f'{left:.1f} s are left, and another program takes about '
                     f'{compiling:.1f} s to compile')
     beside = waiting[:width]
-    alone = [_sweep(trainer, given, length) for given in beside]
-    side_by_side = _sweep(trainer, together(beside), length)
+    alone = [_run_cycles(trainer, given, length) for given in beside]
+    side_by_side = _run_cycles(trainer, together(beside), length)
     before = sum(seconds for seconds, _ in alone)
     said = (f'{length} cycles of {width} trials: {before:.3f} s one after another, '
             f'{side_by_side[0]:.3f} s side by side')
@@ -140,18 +140,19 @@ def _pace(trainer: Trainer, given: TracedInputs, width: int, least: float
           ) -> tuple[int, float]:
     """How many cycles of some trials can be measured, and seconds of one of one.
 
-    Sweeps of less than `least` seconds are not measured any longer.
+    Cycles of less than `least` seconds are not measured any longer.
     """
     upto = trainer.longest_call
     while True:
-        seconds = _sweep(trainer, given, upto)[0]
+        seconds = _run_cycles(trainer, given, upto)[0]
         if (width * seconds > _PROBE or upto >= trainer.cycles
                 or seconds / upto < least):
             return upto, seconds / upto
         upto = min(trainer.cycles, 4 * upto)
 
 
-def _sweep(trainer: Trainer, given: TracedInputs, upto: int) -> tuple[float, Carry]:
+def _run_cycles(trainer: Trainer, given: TracedInputs, upto: int
+                ) -> tuple[float, Carry]:
     """Seconds of the first cycles, and where they end."""
     carry = trainer.start(given)
     trainer.program(carry, given)
