@@ -263,4 +263,5 @@ def _choose(active, moved, updates, inner):
 def _negative_zeros(like):
     zero = (complex(-0.0, -0.0) if jnp.issubdtype(like.dtype, jnp.complexfloating)
             else -0.0)
-    return jnp.full(like.shape, zero, like.dtype)
+    # On an explicit mesh the sharding is part of the type, which both branches share.
+    return jnp.full(like.shape, zero, like.dtype, device=like.sharding)
