@@ -277,11 +277,19 @@ def call_loss(name: str, block: Block, params: Params, model_state: Any, batch: 
     """
     if block.batch is not None:
         batch = block.batch(batch)
+    given = (params,) if model_state is None else (params, model_state)
+    try:
+        returned = block.loss(*given, batch, key)
+    except TypeError as error:
+        if jax.tree.leaves(key):
+            raise
+        raise TypeError(f'loss of block {name!r} was given no key and failed: {error}. '
+                        'Give a key if it draws.') from error
     if model_state is None:
-        loss, aux = _checked(name, block.loss(params, batch, key), '(scalar, aux)')
+        loss, aux = _checked(name, returned, '(scalar, aux)')
         return loss, (aux, None)
     form = '(scalar, (aux, model_state))'
-    loss, both = _checked(name, block.loss(params, model_state, batch, key), form)
+    loss, both = _checked(name, returned, form)
     if not isinstance(both, tuple) or len(both) != 2:
         raise TypeError(f'loss of block {name!r} returned {type(both).__name__} beside '
                         f'the scalar; with a model state a loss returns {form}.')

@@ -104,7 +104,9 @@ def coordinate_descent(
             return CoordinateDescentState(jnp.zeros((), jnp.int32), inner)
         trees.check_floating(params)
         labels, used, each = resolve(params)
-        if set(used) != set(each) and jax.tree.leaves(params):
+        # What a mask around this hides may be labelled for somebody else.
+        here = set(jax.tree.leaves(labels)) if jax.tree.leaves(params) else set()
+        if here and not here <= set(each) <= {*used, *here}:
             raise ValueError(f'the labels name blocks {used}, and there are txs for '
                              f'{sorted(each)}; give each block one tx.')
         if isinstance(schedule, Schedule) and each:

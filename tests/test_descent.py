@@ -515,6 +515,8 @@ def without_aux(params, batch, key):
      lambda d, s, b, k: d.cycle(s, b, k, NAMES, stacked=True)),
     (ValueError, 'may be one minibatch or one an update; say stacked=', {},
      lambda d, s, b, k: d.cycle(s, b[:2], None, NAMES)),
+    (TypeError, "loss of block 'encoder' was given no key and failed", {},
+     lambda d, s, b, k: d.visit(s, b, None, 'encoder')),
     (ValueError, 'a visit of -1 steps', {},
      lambda d, s, b, k: d.visit(s, b[0], k[0], 'encoder', steps=-1)),
     (ValueError, 'seen is key (8,); give one, or say fresh_keys=True', {},

@@ -324,3 +324,24 @@ def test_it_stands_masked_injected_and_empty(params, grads):
     assert bits(updates['b']) == bits(jnp.full(3, -0.0)) and not state.hyperparams
     tx = by_cycle()
     assert tx.update({}, tx.init({}), {})[0] == {}
+
+
+def test_labels_of_what_a_partition_hides_need_no_tx():
+    """LISA: an embedding that always moves, two layers in turn; Adam by hand."""
+    params = {'emb': jnp.ones(2), 'l0': jnp.ones(2), 'l1': jnp.ones(2)}
+    grads = {'emb': jnp.array([1., 2.]), 'l0': jnp.ones(2), 'l1': -jnp.ones(2)}
+    adam = optax.adam(0.1)
+    layers = cdgm.coordinate_descent(
+        dict.fromkeys(('l0', 'l1'), adam), {'emb': '-', 'l0': 'l0', 'l1': 'l1'},
+        schedule=cdgm.cyclic((1, 1)))
+    tx = optax.partition({'always': adam, 'turn': layers},
+                         {'emb': 'always', 'l0': 'turn', 'l1': 'turn'})
+    state, states = tx.init(params), {name: adam.init(params[name]) for name in params}
+    for step in range(4):
+        updates, state = tx.update(grads, state, params)
+        for name in params:
+            if name in ('emb', f'l{step % 2}'):
+                wanted, states[name] = adam.update(grads[name], states[name])
+                np.testing.assert_allclose(updates[name], wanted, rtol=1e-12)
+            else:
+                assert not updates[name].any()

@@ -30,7 +30,7 @@ def _table(result: Results) -> Iterator[str]:
     width = min(max(map(len, names)), _NAME)
     yield ''
     yield from textwrap.wrap(f'{result.table.title}: {result.table.label}', 80)
-    yield (f'{"":{width}}  {f"at {result.cycles:.0f} sweeps":18}  '
+    yield (f'{"":{width}}  {f"at {result.cycles:.0f} cycles":18}  '
            f'at {result.gflop:.4g} GFLOP a seed')
     best = zip(*map(tables.best, columns))
     for name, line, marks in zip(names, shown, best):
