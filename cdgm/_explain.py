@@ -145,8 +145,9 @@ def program_cost(function: Callable, *arguments: Any) -> Cost:
       *arguments: arrays, or `jax.ShapeDtypeStruct` in their place.
     """
     # The one place where the library compiles: only XLA knows what it will run.
-    counted = jax.jit(function).lower(*arguments).compile(
-        compiler_options=_NEVER_RUN).cost_analysis() or {}
+    with jax.disable_jit(False):  # whoever debugs without jit still wants the count
+        counted = jax.jit(function).lower(*arguments).compile(
+            compiler_options=_NEVER_RUN).cost_analysis() or {}
     return Cost(float(counted.get('flops', 0)), float(counted.get('bytes accessed', 0)))
 
 

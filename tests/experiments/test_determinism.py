@@ -117,3 +117,24 @@ def test_random_numbers_do_not_depend_on_the_version():
 def test_metrics_hardly_depend_on_the_version(run, experiment, wanted):
     """The last test metric, as computed with jax 0.10.2 on two cores."""
     assert metrics_of(run(experiment, 'once'))[-1, 0] == pytest.approx(wanted, rel=1e-4)
+
+
+SWITCHES = {'x64': 'JAX_ENABLE_X64=1', 'ranks': 'JAX_NUMPY_RANK_PROMOTION=raise',
+            'nans': 'JAX_DEBUG_NANS=1', 'jit': 'JAX_DISABLE_JIT=1'}
+
+
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=[pytest.mark.slow] if name == 'jit' else [])
+    for name in SWITCHES])
+def test_a_debugging_switch_of_jax_ends_well_with_the_same_metric(name, tmp_path):
+    found = []
+    for case, switch in {'plain': 'CDGM_NO_SWITCH=1', name: SWITCHES[name]}.items():
+        key, value = switch.split('=')
+        folder = tmp_path / case
+        done = subprocess.run(
+            [sys.executable, '-m', 'experiments.vae', '--hidden=8', '--latent=2',
+             '--cycles=4', '--evaluations=1', f'--run_dir={folder}'], cwd=ROOT,
+            capture_output=True, text=True, env={**os.environ, key: value})
+        assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
+        found.append(metrics_of(folder)[-1])
+    np.testing.assert_allclose(*found, rtol=1e-5)

@@ -9,7 +9,6 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402  after the choice of backend
 import numpy as np  # noqa: E402
 
-from cdgm.metrics import mean_and_error  # noqa: E402
 from experiments.harness.report.compare import over_seeds, pool  # noqa: E402
 from experiments.harness.runs.run_folder import RunFolder, read_rows  # noqa: E402
 
@@ -113,7 +112,7 @@ def print_summary(folder: RunFolder) -> None:
     """Say where the run is and what it reached."""
     last = read_rows(folder.path)[-1]
     for name, values in last['test'].items():
-        mean, error = mean_and_error(np.asarray(values))
+        mean, error = over_seeds(values)
         spread = f' ± {error:.2g} (standard error)' if len(values) > 1 else ''
         print(f'test {name} {mean:.5g}{spread}, {len(values)} seeds, {last["cycle"]} '
               f'cycles, {last["gflop"]:.4g} GFLOP a seed, {last["seconds"]:.1f} s')

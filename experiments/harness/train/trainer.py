@@ -6,7 +6,7 @@ checkpoints, how often it was interrupted, and which runs are trained beside it.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -97,8 +97,11 @@ class Trainer:
         """Compute what a training starts from."""
         return self._first(self.task.examples, given)
 
-    def program(self, carry: Carry, given: TracedInputs) -> jax.stages.Compiled:
+    def program(self, carry: Carry, given: TracedInputs
+                ) -> jax.stages.Compiled | Callable[..., Carry]:
         """Compile the cycles for as many seeds, unless that is done already."""
+        if jax.config.jax_disable_jit:
+            return self._chunk  # step by step, for whoever debugs
         seeds = len(given.key)
         if seeds not in self._compiled:
             self._compiled[seeds] = self._chunk.lower(
