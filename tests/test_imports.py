@@ -76,3 +76,28 @@ def test_nobody_in_the_library_calls_jit(name):
              or getattr(node, 'name', None)
              for node in ast.walk(ast.parse(FILES[name].read_text()))}
     assert not words & {'jit', 'pjit', 'filter_jit'}
+
+
+def tops_of(path):
+    """What a file imports, by the first two names of each module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ([f'{node.module}.{alias.name}' for alias in node.names]
+                        if node.module == 'experiments' else [node.module])
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'experiments/harness').rglob('*.py')),
+                         ids=lambda path: path.stem)
+def test_the_harness_knows_no_experiment(path):
+    for other in tops_of(path):
+        assert not other.startswith('experiments') or other.startswith(
+            'experiments.harness'), f'{path} imports {other}'
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'examples').glob('*.py')),
+                         ids=lambda path: path.stem)
+def test_examples_stand_on_the_library_alone(path):
+    assert not {other.split('.')[0] for other in tops_of(path)} & {
+        'experiments', 'tests', 'benchmarks', 'absl'}

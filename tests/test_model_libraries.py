@@ -134,7 +134,8 @@ def ways(descent, batch, key):
     return {'cycle': cycles, 'visit': visits, 'traced': traced}
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'float64'])
+@pytest.mark.parametrize('dtype', [
+    pytest.param('float32', marks=pytest.mark.slow), 'float64'])
 @pytest.mark.parametrize('case', [nnx_case, equinox_case])
 @pytest.mark.parametrize('way', ['cycle', 'visit', 'traced'])
 def test_equals_optax_by_hand(case, way, dtype, key):
