@@ -25,6 +25,7 @@ WRAPPERS = {
     'inject_hyperparams', 'inject_stateful_hyperparams', 'with_extra_args_support',
     'stateless', 'stateless_with_tree_map', 'snapshot', 'measure_with_ema',
     'split_real_and_imaginary',
+    'scale_by_muon',  # of matrices alone, which `muon` picks for it
     'lookahead',  # LookaheadParams in place of params: no pytree of blocks
     'dpsgd', 'differentially_private_aggregate',  # per-example: test_transform
 }
@@ -142,9 +143,21 @@ def by_transform(name):
     step = jax.jit(step, static_argnums=2)
     for k in ORDER:
         params, state = step(params, state, k)
+    check_map_params(name, tx, state)
+    return params
+
+
+def check_map_params(name, tx, state):
+    """As optax's own rule: it works, or fails with the error that optax has alone."""
+    alone = make(name)
+    try:
+        optax.tree.map_params(alone, lambda x: x, alone.init(PARAMS))
+    except Exception as error:  # as line searches do
+        with pytest.raises(type(error)):
+            optax.tree.map_params(tx, lambda x: x, state)
+        return
     mapped = optax.tree.map_params(tx, lambda x: x, state)
     assert jax.tree.structure(mapped) == jax.tree.structure(state)
-    return params
 
 
 def by_descent(name):
@@ -164,7 +177,8 @@ def test_every_public_optimiser_can_be_made():
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in NAMES])
 def test_both_faces_are_the_rule_by_hand_on_its_own_subtree(name):
-    with jax.enable_x64(True):
+    # Optax itself promotes ranks in scale_by_distance_over_gradients.
+    with jax.enable_x64(True), jax.numpy_rank_promotion('allow'):
         want = by_hand(name)
         for face in by_transform, by_descent:
             for x, y in zip(jax.tree.leaves(face(name)), jax.tree.leaves(want)):
