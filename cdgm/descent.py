@@ -131,9 +131,10 @@ class Descent(NamedTuple):
         updates on the one minibatch (common random numbers), so that they can share
         their work; with stacked=True minibatches and keys have a leading axis
         len(order), one an update. A run of one name in the order is one visit.
-      simultaneous: (state, batch, key) -> (state, StepInfo[B]): all blocks move from
-        the same point, each by its own tx; nobody rides. The model state goes from one
-        loss to the next, in the order of the blocks. `aux` is not stacked.
+      simultaneous: (state, batch, key, blocks=None) -> (state, StepInfo[B]): the named
+        blocks, or all of them, move from the same point, each by its own tx; nobody
+        rides. The model state goes from one loss to the next, in the order of the
+        blocks as they are given. `aux` is not stacked.
     """
 
     blocks: dict[str, Block]
@@ -412,6 +413,7 @@ def _dispatch(kernel: _Kernel, data: _Data | None, state, batch, key, block, ext
         name = trees.block_name(block, kernel.names)
         return run(name, kernel, labels, state, batch, key, extra)
 
+    trees.check_index(block, kernel.names)
     blank = _blank(kernel, data, state, batch, key)
 
     def branch(name):
@@ -515,7 +517,8 @@ def _joined(infos: list[StepInfo]) -> StepInfo:
                         )._replace(aux=aux)
 
 
-def _simultaneous(kernel: _Kernel, state, batch, key):
+def _simultaneous(kernel: _Kernel, state, batch, key, blocks=None):
+    names = _distinct(kernel.names, blocks)
     if any(block.riders for block in kernel.blocks.values()):
         # A rider would move twice: by its own tx, and along with another block.
         kernel = _kernel({name: block._replace(riders={})
@@ -523,7 +526,7 @@ def _simultaneous(kernel: _Kernel, state, batch, key):
     labels = kernel.label(state.params)
     params, opt_state, infos = state.params, state.opt_state, []
     model_state = state.model_state
-    for name in kernel.names:
+    for name in names:
         moved, info = _run_step(name, kernel, labels,
                                 state._replace(model_state=model_state), batch, key, {})
         params = trees.merge(trees.split(moved.params, labels, name)[0],
@@ -537,6 +540,17 @@ def _simultaneous(kernel: _Kernel, state, batch, key):
     return (DescentState(params, opt_state, _add(state.count, 1), model_state),
             stacked._replace(aux={name: aux for info in infos
                                   for name, aux in info.aux.items()}))
+
+
+def _distinct(names: tuple[str, ...], blocks) -> tuple[str, ...]:
+    """Name the blocks that move together, each once."""
+    if blocks is None:
+        return names
+    given = tuple(trees.block_name(block, names) for block in blocks)
+    if not given or len(set(given)) < len(given):
+        raise ValueError(f'the blocks to move from one point are {list(given)}; name '
+                         'at least one, and each of them once.')
+    return given
 
 
 def _scan(body, carry, data, steps: int):
