@@ -37,6 +37,7 @@ from jax import lax
 
 from cdgm import blocks as trees
 from cdgm.blocks import Params, Selector
+from cdgm.extras import check_extras
 from cdgm.gradient_move import Move, as_move
 from cdgm.transforms import sync_global_count
 from cdgm.reuse import hoist_invariants
@@ -474,11 +475,13 @@ def _blank(kernel: _Kernel, data: _Data | None, state, batch, key) -> StepInfo:
 
 
 def _step(kernel: _Kernel, state, batch, key, block, **extra):
+    _check_extras(kernel, extra, 'step')
     return _dispatch(kernel, None, state, batch, key, block, extra)
 
 
 def _visit(kernel: _Kernel, state, batch, key, block, steps=None, fresh_keys=False,
            **extras):
+    _check_extras(kernel, extras, 'visit', 'steps', 'fresh_keys')
     stacked = steps is None
     steps = _count_steps(batch, key) if stacked else steps
     if steps < 1:
@@ -487,6 +490,11 @@ def _visit(kernel: _Kernel, state, batch, key, block, steps=None, fresh_keys=Fal
         _check_one_key(key, steps if fresh_keys else None, 'fresh_keys=True')
     data = _Data(steps, stacked, fresh_keys)
     return _dispatch(kernel, data, state, batch, key, block, extras)
+
+
+def _check_extras(kernel: _Kernel, extra, where: str, *words: str) -> None:
+    check_extras([move.apply for move in kernel.moves.values()], extra,
+                 ('block', *words), where)
 
 
 def _cycle(kernel: _Kernel, state, batch, key, order, stacked=None):

@@ -21,7 +21,7 @@ from optax.tree_utils._state_utils import _ParamsPlaceholder
 
 from cdgm import blocks as trees
 from cdgm.blocks import Labels, Params
-from cdgm.gradient_move import accepted_extras
+from cdgm.extras import accepted_extras, check_extras
 from cdgm.transforms import sync_global_count
 from cdgm.schedules import Schedule, check_num_blocks
 
@@ -120,7 +120,7 @@ def coordinate_descent(
 
     def update(updates, state, params=None, *, block=None, **extra):
         labels, _, each = resolve(updates)
-        _check_extras(each, extra)
+        check_extras(each.values(), extra.keys() - _KNOWN_EXTRAS, ('block',), 'update')
         moving = _moving(block, schedule, state.count, tuple(each))
 
         def moved(name, tx, updates, inner, whole, extra):
@@ -198,14 +198,6 @@ def _txs_of_placeholder(txs, param_labels, selectors) -> dict[str, Tx]:
         raise ValueError('optax.tree.map_params cannot know the blocks of one tx and a '
                          'function as labels; give txs by name.')
     return _each(txs, map(_plain, jax.tree.leaves(param_labels)))
-
-
-def _check_extras(each, extra) -> None:
-    taken = {key for tx in each.values() for key in accepted_extras(tx, extra)}
-    for key in extra:
-        if key not in taken | _KNOWN_EXTRAS:
-            raise TypeError(f'update got {key!r}, which no tx of the blocks '
-                            f'{sorted(each)} takes; coordinate_descent takes block=.')
 
 
 def _moving(block, schedule, count, names) -> Sequence[Any]:
