@@ -94,8 +94,9 @@ class StepInfo(NamedTuple):
     """What a step reports. A visit or a cycle stacks one a step, leading axis K.
 
     Attributes:
-      block: int32[], index of the block that moved; -1 if a traced index was out of
-        range, in which case nothing moved and the rest is zero.
+      block: int32[], index of the block that moved; -1 if nothing moved, because a
+        traced index was out of range (the rest is zero) or because the move could not
+        be made (as by `cdgm.moves.exact_minimisation`; the rest is the block's own).
       loss: float[], the block's loss before the move.
       grad_norm: float[], 2-norm of the active block's gradient; None with
         `block_descent(..., grad_norm=False)`.
@@ -358,7 +359,8 @@ def _move(kernel: _Kernel, name: str, objective, at: _Active, extra
     active, own, seen = kernel.moves[name].apply(objective, at.active, at.own, **extra)
     aux, model_state = seen.aux
     norm = jnp.asarray(seen.grad_norm, float) if kernel.grad_norm else None
-    info = StepInfo(jnp.asarray(kernel.names.index(name), jnp.int32),
+    index = jnp.asarray(kernel.names.index(name), jnp.int32)
+    info = StepInfo(index if seen.moved is True else jnp.where(seen.moved, index, -1),
                     # All branches of a switch return the same types.
                     jnp.asarray(seen.loss, float), norm,
                     {name: jax.tree.map(jnp.asarray, aux)})

@@ -26,11 +26,13 @@ class Evaluation(NamedTuple):
       loss: floating[], before the move.
       aux: what the loss returned beside it, before the move.
       grad_norm: floating[], the 2-norm of the part of the gradient that was computed.
+      moved: bool[], False if the move could not be made and the block is as it was.
     """
 
     loss: jax.Array
     aux: Any
     grad_norm: jax.Array
+    moved: jax.Array | bool = True
 
 
 class Move(NamedTuple):
