@@ -248,7 +248,7 @@ def test_a_network_is_quadratic_in_its_last_layer_only(key):
 
 
 def test_float32_is_not_taken_for_an_error(key):
-    """Ill-conditioned data, again and again at the minimum: it is found, not far off."""
+    """Ill-conditioned data, again and again at the minimum: it is found every time."""
     rng = np.random.default_rng(7)
     x = (rng.standard_normal((500, 20)) * np.logspace(0, -2, 20)).astype(np.float32)
     y = rng.standard_normal((500, 3)).astype(np.float32)
