@@ -260,7 +260,10 @@ def _check_no_statistics(params: Params) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params,
                                                           is_leaf=is_statistics):
         name = trees.leaf_path(path)
-        if is_statistics(leaf) or 'batch_stats' in name.split('/'):
+        *_, module, variable = ['', *name.split('/')]
+        of_linen = 'batch_stats' in name.split('/') or (
+            module.startswith('BatchNorm') and variable in ('mean', 'var'))
+        if is_statistics(leaf) or of_linen:
             raise ValueError(
                 f'{name!r} is a batch statistic, which is not descended; split it off '
                 'and hand it to init(params, model_state) (linen: variables["params"] '
