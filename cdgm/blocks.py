@@ -13,7 +13,7 @@ differentiated, optimised and merged again without the caller knowing the struct
 transformations give it a meaning (no update, no projection).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any
 
@@ -25,11 +25,12 @@ import optax
 Params = Any  # a pytree of floating or complex arrays
 Labels = Any  # a pytree of block names, of the structure of the parameters
 StaticBlock = str | int | np.integer  # a block known before tracing
+BlockIndex = StaticBlock | jax.Array  # int32[], if it is traced
 Mask = Any  # a pytree of bools, of the structure of the parameters or a prefix of it
 Selector = str | Sequence[str] | Callable[[str], bool] | Mask
 
 
-def leaf_path(path) -> str:
+def leaf_path(path: jax.tree_util.KeyPath) -> str:
     """Name a key path as `jax.tree_util.tree_flatten_with_path` gives it.
 
     >>> params = {'layers': [{'w': 0.0}, {'w': 1.0}]}
@@ -364,7 +365,13 @@ def block_name(block: StaticBlock, names: Sequence[str]) -> str:
 
     Raises:
       ValueError: there is no such block.
+      TypeError: it is traced, or neither a name nor an index.
     """
+    if isinstance(block, jax.core.Tracer):
+        raise TypeError('the block is traced, where a name or a Python index is needed;'
+                        ' give a traced one to step or visit.')
+    if not isinstance(block, StaticBlock):
+        check_index(block, names)
     if isinstance(block, str):
         if block not in names:
             raise ValueError(f'unknown block {block!r}; blocks are {_listed(names)}.')
@@ -373,6 +380,20 @@ def block_name(block: StaticBlock, names: Sequence[str]) -> str:
         raise ValueError(f'block index {block} is out of range; there are {len(names)} '
                          f'blocks: {_listed(names)}.')
     return names[int(block)]
+
+
+def block_names(blocks: Any, names: Sequence[str]) -> list[str]:
+    """Name several static blocks, or one that is given by its name.
+
+    Raises:
+      ValueError, TypeError: as `block_name`.
+    """
+    if isinstance(blocks, str) and blocks in names:
+        return [blocks]
+    if not isinstance(blocks, Iterable):
+        raise TypeError(f'the blocks are {_short(blocks)}; give a sequence of names of '
+                        f'{_listed(names)}.')
+    return [block_name(block, names) for block in blocks]
 
 
 def check_index(block: Any, names: Sequence[str]) -> None:

@@ -25,10 +25,12 @@ the index is shared (`in_axes=None`), and otherwise runs every branch.
 Nothing here calls `jit`; the caller does, once, at the outside, and donates the state.
 """
 
+import inspect
 import itertools
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,7 @@ import optax
 from jax import lax
 
 from cdgm import blocks as trees
-from cdgm.blocks import Params, Selector
+from cdgm.blocks import BlockIndex, Params, Selector, StaticBlock
 from cdgm.extras import check_extras
 from cdgm.gradient_move import Move, as_move
 from cdgm.transforms import sync_global_count
@@ -113,6 +115,43 @@ class StepInfo(NamedTuple):
     aux: dict[str, Any]
 
 
+class InitFn(Protocol):
+    """(params, model_state) -> DescentState, of arrays of its own."""
+
+    def __call__(self, params: Params, model_state: Any = None) -> DescentState: ...
+
+
+class StepFn(Protocol):
+    """One update of one block; see `Descent`."""
+
+    def __call__(self, state: DescentState, batch: Any, key: Any, block: BlockIndex,
+                 **extra: Any) -> tuple[DescentState, StepInfo]: ...
+
+
+class VisitFn(Protocol):
+    """Several updates of one block; see `Descent`."""
+
+    def __call__(self, state: DescentState, batch: Any, key: Any, block: BlockIndex,
+                 steps: int | None = None, fresh_keys: bool = False,
+                 **extras: Any) -> tuple[DescentState, StepInfo]: ...
+
+
+class CycleFn(Protocol):
+    """Updates of blocks in turn; see `Descent`."""
+
+    def __call__(self, state: DescentState, batch: Any, key: Any,
+                 order: Sequence[StaticBlock], stacked: bool | None = None
+                 ) -> tuple[DescentState, StepInfo]: ...
+
+
+class SimultaneousFn(Protocol):
+    """One update of several blocks from one point; see `Descent`."""
+
+    def __call__(self, state: DescentState, batch: Any, key: Any,
+                 blocks: Sequence[StaticBlock] | None = None
+                 ) -> tuple[DescentState, StepInfo]: ...
+
+
 class Descent(NamedTuple):
     """The pure functions that `block_descent` returns.
 
@@ -140,11 +179,21 @@ class Descent(NamedTuple):
     """
 
     blocks: dict[str, Block]
-    init: Callable[..., DescentState]
-    step: Callable[..., tuple[DescentState, StepInfo]]
-    visit: Callable[..., tuple[DescentState, StepInfo]]
-    cycle: Callable[..., tuple[DescentState, StepInfo]]
-    simultaneous: Callable[..., tuple[DescentState, StepInfo]]
+    init: InitFn
+    step: StepFn
+    visit: VisitFn
+    cycle: CycleFn
+    simultaneous: SimultaneousFn
+
+    # By identity, for its blocks are a dict: so one may be a static argument of `jit`.
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
 
 
 def block_descent(blocks: Mapping[str, Block], *, grad_norm: bool = True) -> Descent:
@@ -217,12 +266,29 @@ class _Data(NamedTuple):
 
 
 def _kernel(blocks: Mapping[str, Block], grad_norm: bool) -> _Kernel:
+    _check_blocks(blocks)
     blocks = dict(blocks)
     selectors = {name: block.leaves for name, block in blocks.items()}
     moves = {name: riding_move(block.tx, name, block.riders, selectors)
              if block.riders else as_move(block.tx, name)
              for name, block in blocks.items()}
     return _Kernel(blocks, moves, grad_norm)
+
+
+def _check_blocks(blocks) -> None:
+    if not isinstance(blocks, Mapping):
+        raise TypeError(f'the blocks are a {type(blocks).__name__}; give a mapping of '
+                        'names to cdgm.Block(leaves, loss, tx).')
+    for name, block in blocks.items():
+        if not isinstance(name, str):
+            raise TypeError(f'the name of a block is {name!r}; give a string, for an '
+                            'integer is an index.')
+        if not isinstance(block, Block):
+            raise TypeError(f'block {name!r} is a {type(block).__name__}; give '
+                            'cdgm.Block(leaves, loss, tx).')
+        if not callable(block.loss):
+            raise TypeError(f'the loss of block {name!r} is {block.loss!r}; give a '
+                            'function (params, batch, key) -> (scalar, aux).')
 
 
 def _init(kernel: _Kernel, params: Params, model_state: Any = None) -> DescentState:
@@ -244,12 +310,16 @@ def _owned_arrays(tree: Any) -> Any:
 
     A dtype makes the type strong: a weak one would change after the first step.
     """
-    def own(x):
+    def own(path, x):
+        if not isinstance(x, get_args(jax.typing.ArrayLike)):
+            raise TypeError(f'{trees.leaf_path(path)!r} of the state is a '
+                            f'{type(x).__name__}; give arrays, and let the loss close '
+                            'over what is none.')
         if jnp.issubdtype(getattr(x, 'dtype', float), jax.dtypes.extended):
             return x if isinstance(x, jax.core.Tracer) else x.copy()
         return jnp.array(x, jnp.result_type(x))
 
-    return jax.tree.map(own, tree)
+    return jax.tree_util.tree_map_with_path(own, tree)
 
 
 def _check_no_statistics(params: Params) -> None:
@@ -284,6 +354,7 @@ def call_loss(name: str, block: Block, params: Params, model_state: Any, batch: 
     if block.batch is not None:
         batch = block.batch(batch)
     given = (params,) if model_state is None else (params, model_state)
+    _check_arguments(name, block.loss, *given, batch, key)
     try:
         returned = block.loss(*given, batch, key)
     except TypeError as error:
@@ -293,7 +364,7 @@ def call_loss(name: str, block: Block, params: Params, model_state: Any, batch: 
                         'Give a key if it draws.') from error
     if model_state is None:
         loss, aux = _checked(name, returned, '(scalar, aux)')
-        return loss, (aux, None)
+        return loss, (_checked_aux(name, aux), None)
     form = '(scalar, (aux, model_state))'
     loss, both = _checked(name, returned, form)
     if not isinstance(both, tuple) or len(both) != 2:
@@ -305,13 +376,42 @@ def call_loss(name: str, block: Block, params: Params, model_state: Any, batch: 
                          f'form, of the shapes {here}; it was given {there}. Return '
                          'all of it.')
     # As the state has it: a carry, and the branches of a switch, are of one type.
-    return loss, (both[0], jax.tree.map(_like, both[1], model_state))
+    changed = jax.tree.map(_like, both[1], model_state)
+    return loss, (_checked_aux(name, both[0]), changed)
+
+
+def _check_arguments(name: str, loss: LossFn, *arguments: Any) -> None:
+    """Raise a TypeError if a loss cannot be called so, before what is in it fails."""
+    try:
+        signature = inspect.signature(loss)
+    except (TypeError, ValueError):  # a function without one
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        form = ('(params, batch, key)' if len(arguments) == 3 else
+                '(params, model_state, batch, key)')
+        raise TypeError(
+            f'the loss of block {name!r} takes {signature} and is called with {form}, '
+            f'for init was given {"no" if len(arguments) == 3 else "a"} model state.'
+        ) from error
 
 
 def _like(new, old):
     if jnp.issubdtype(jnp.asarray(old).dtype, jax.dtypes.extended):
         return new
     return jnp.asarray(new, jnp.asarray(old).dtype)
+
+
+def _checked_aux(name: str, aux: Any) -> Any:
+    bad = [f'{trees.leaf_path(path)!r} ({type(leaf).__name__})'
+           for path, leaf in jax.tree_util.tree_leaves_with_path(aux)
+           if not isinstance(leaf, get_args(jax.typing.ArrayLike))]
+    if bad:
+        raise TypeError(f'loss of block {name!r} returned an aux with '
+                        f'{", ".join(bad)}; an aux is a pytree of arrays. Leave out '
+                        'what is none.')
+    return aux
 
 
 def _checked(name: str, returned, form: str) -> tuple[jax.Array, Any]:
@@ -413,9 +513,10 @@ def _first(tree):
 
 def _dispatch(kernel: _Kernel, data: _Data | None, state, batch, key, block, extra):
     """Run the program of a static block, or switch on a traced one."""
+    _check_state(kernel, state)
     labels = kernel.label(state.params)
     run = _run_step if data is None else partial(_run_visit, data)
-    if isinstance(block, trees.StaticBlock):
+    if isinstance(block, StaticBlock):
         name = trees.block_name(block, kernel.names)
         return run(name, kernel, labels, state, batch, key, extra)
 
@@ -438,6 +539,18 @@ def _dispatch(kernel: _Kernel, data: _Data | None, state, batch, key, block, ext
                   [*map(branch, kernel.names), nothing],
                   [*(_changes(kernel, labels, state, name) for name in kernel.names),
                    none], state, batch, key, extra)
+
+
+def _check_state(kernel: _Kernel, state) -> None:
+    if not isinstance(state, DescentState):
+        raise TypeError(f'the state is a {type(state).__name__}; give the DescentState '
+                        'that init or a step returned (of a driven descent it is '
+                        'state.descent).')
+    carried = {name for name, block in kernel.blocks.items() if not block.ephemeral}
+    if set(state.opt_state) != carried:
+        raise ValueError(f'the state was made for the blocks {sorted(state.opt_state)},'
+                         f' and those that keep one are {sorted(carried)}; make it by '
+                         "this descent's init.")
 
 
 def _changes(kernel: _Kernel, labels, state: DescentState, name: str) -> DescentState:
@@ -479,16 +592,18 @@ def _blank(kernel: _Kernel, data: _Data | None, state, batch, key) -> StepInfo:
          for name, block in kernel.blocks.items()})
 
 
-def _step(kernel: _Kernel, state, batch, key, block, **extra):
+def _step(kernel: _Kernel, state: DescentState, batch: Any, key: Any, block: BlockIndex,
+          **extra: Any) -> tuple[DescentState, StepInfo]:
     _check_extras(kernel, extra, 'step')
     return _dispatch(kernel, None, state, batch, key, block, extra)
 
 
-def _visit(kernel: _Kernel, state, batch, key, block, steps=None, fresh_keys=False,
-           **extras):
+def _visit(kernel: _Kernel, state: DescentState, batch: Any, key: Any,
+           block: BlockIndex, steps: int | None = None, fresh_keys: bool = False,
+           **extras: Any) -> tuple[DescentState, StepInfo]:
     _check_extras(kernel, extras, 'visit', 'steps', 'fresh_keys')
     stacked = steps is None
-    steps = _count_steps(batch, key) if stacked else steps
+    steps = _count_steps(batch, key) if steps is None else _static_steps(steps)
     if steps < 1:
         raise ValueError(f'a visit of {steps} steps; give steps >= 1.')
     if not stacked:
@@ -497,16 +612,26 @@ def _visit(kernel: _Kernel, state, batch, key, block, steps=None, fresh_keys=Fal
     return _dispatch(kernel, data, state, batch, key, block, extras)
 
 
+def _static_steps(steps) -> int:
+    try:
+        return operator.index(steps)
+    except TypeError as error:
+        raise TypeError(f'steps is {steps!r}; give a Python integer, static under jit '
+                        '(static_argnames).') from error
+
+
 def _check_extras(kernel: _Kernel, extra, where: str, *words: str) -> None:
     check_extras([move.apply for move in kernel.moves.values()], extra,
                  ('block', *words), where)
 
 
-def _cycle(kernel: _Kernel, state, batch, key, order, stacked=None):
-    order = [trees.block_name(block, kernel.names) for block in order]
-    _check_cycle(batch, key, len(order), stacked)
+def _cycle(kernel: _Kernel, state: DescentState, batch: Any, key: Any,
+           order: Sequence[StaticBlock], stacked: bool | None = None
+           ) -> tuple[DescentState, StepInfo]:
+    names = trees.block_names(order, kernel.names)
+    _check_cycle(batch, key, len(names), stacked)
     infos, start = [], 0
-    for name, run in itertools.groupby(order):
+    for name, run in itertools.groupby(names):
         stop = start + len(list(run))
         if stacked:
             batches, keys = jax.tree.map(lambda x: x[start:stop], (batch, key))
@@ -530,8 +655,11 @@ def _joined(infos: list[StepInfo]) -> StepInfo:
                         )._replace(aux=aux)
 
 
-def _simultaneous(kernel: _Kernel, state, batch, key, blocks=None):
+def _simultaneous(kernel: _Kernel, state: DescentState, batch: Any, key: Any,
+                  blocks: Sequence[StaticBlock] | None = None
+                  ) -> tuple[DescentState, StepInfo]:
     names = _distinct(kernel.names, blocks)
+    _check_state(kernel, state)
     if any(block.riders for block in kernel.blocks.values()):
         # A rider would move twice: by its own tx, and along with another block.
         kernel = _kernel({name: block._replace(riders={})
@@ -559,7 +687,7 @@ def _distinct(names: tuple[str, ...], blocks) -> tuple[str, ...]:
     """Name the blocks that move together, each once."""
     if blocks is None:
         return names
-    given = tuple(trees.block_name(block, names) for block in blocks)
+    given = tuple(trees.block_names(blocks, names))
     if not given or len(set(given)) < len(given):
         raise ValueError(f'the blocks to move from one point are {list(given)}; name '
                          'at least one, and each of them once.')

@@ -35,7 +35,7 @@ import optax
 from cdgm import blocks as trees
 from cdgm.blocks import Labels, Params, Selector
 from cdgm.gradient_move import (
-    Evaluation, Move, apply_gradient, steepest_ascent)
+    Evaluation, Move, apply_gradient, initial_state, steepest_ascent)
 
 Riders = Mapping[str, optax.GradientTransformation]
 
@@ -68,7 +68,7 @@ def riding_move(tx: optax.GradientTransformation, name: str, riders: Riders,
     tx = optax.with_extra_args_support(tx)
 
     def init(active):
-        return tx.init(_owned(active, selectors[name]))
+        return initial_state(tx, _owned(active, selectors[name]))
 
     def apply(objective, active, state, **extra):
         (loss, aux), grads = steepest_ascent(objective, active)

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cdgm.blocks import Params, merge, node_types
 
@@ -69,7 +70,7 @@ class AwayState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
-def decay_stale_state(tx: optax.GradientTransformation, rho,
+def decay_stale_state(tx: optax.GradientTransformation, rho: ArrayLike,
                       moments: Mapping[type, Sequence[str]] = {},
                       ) -> optax.GradientTransformationExtraArgs:
     """Let a tx forget while other blocks move: its moments shrink by rho a step.
@@ -157,7 +158,7 @@ def _holders(part: Any, shapes: set, params_types: set, others, holder: str
         yield from _holders(child, shapes, params_types, others, holder)
 
 
-def sync_global_count(state: Any, count) -> Any:
+def sync_global_count(state: Any, count: jax.Array) -> Any:
     """Tell every `decay_stale_state` in the state of a tx the steps of the descent.
 
     Both faces do so when a block's turn comes. An extra argument of `update` would not
@@ -186,7 +187,7 @@ class SecantState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
-def scale_by_secant(initial_step, max_growth: float = 2.0
+def scale_by_secant(initial_step: ArrayLike, max_growth: float = 2.0
                     ) -> optax.GradientTransformationExtraArgs:
     """Step by 1 / L, the L of the secant through the block's last two points.
 
@@ -249,7 +250,7 @@ class AverageState(NamedTuple):
     average: Any
 
 
-def average_params(decay) -> optax.GradientTransformationExtraArgs:
+def average_params(decay: ArrayLike) -> optax.GradientTransformationExtraArgs:
     """Keep an exponential moving average of the block, over its own steps.
 
         m <- decay m + (1 - decay) x,    m = x at the start

@@ -15,8 +15,7 @@ Shapes   S seeds, B blocks. With seeds: params and optimiser states [S, …], ke
          minibatches [S, …] or shared, StepInfo [S]; without, no S.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +41,21 @@ class SelectedDescentState(NamedTuple):
     rule: Any
 
 
+class DrivenInitFn(Protocol):
+    """(params, model_state) -> SelectedDescentState."""
+
+    def __call__(self, params: Params, model_state: Any = None
+                 ) -> SelectedDescentState: ...
+
+
+class DrivenStepFn(Protocol):
+    """One update of the block that the rule chooses; see `SelectedDescent`."""
+
+    def __call__(self, state: SelectedDescentState, batch: Any, key: Any,
+                 signal: Any = None, **extra: Any
+                 ) -> tuple[SelectedDescentState, StepInfo]: ...
+
+
 class SelectedDescent(NamedTuple):
     """The pure functions that `drive` returns.
 
@@ -53,8 +67,8 @@ class SelectedDescent(NamedTuple):
         `extra` goes to the block's own rule, the same for all seeds.
     """
 
-    init: Callable[..., SelectedDescentState]
-    step: Callable[..., tuple[SelectedDescentState, StepInfo]]
+    init: DrivenInitFn
+    step: DrivenStepFn
 
 
 def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = False,
@@ -95,11 +109,12 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
         values = jnp.asarray(values, float)
         return _mean_of_finite(values) if seeds else values
 
-    def init(params, model_state=None):
+    def init(params: Params, model_state: Any = None) -> SelectedDescentState:
         return SelectedDescentState(mapped(descent.init, 0, 0)(params, model_state),
                                     rule.init())
 
-    def step(state, batch, key, signal=None, **extra):
+    def step(state: SelectedDescentState, batch: Any, key: Any, signal: Any = None,
+             **extra: Any) -> tuple[SelectedDescentState, StepInfo]:
         def descend(state, batch, key, block):
             return descent.step(state, batch, key, block, **extra)
 
@@ -131,8 +146,8 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
     return SelectedDescent(init, step)
 
 
-def block_grad_norms(descent: Descent, params: Params, batch, key,
-                     model_state=None) -> jax.Array:
+def block_grad_norms(descent: Descent, params: Params, batch: Any, key: Any,
+                     model_state: Any = None) -> jax.Array:
     """Measure the gradients of all blocks, each of its own loss, at one point.
 
     Blocks that share a loss, as one and the same function, share one backward pass: for
