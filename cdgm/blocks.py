@@ -15,7 +15,7 @@ transformations give it a meaning (no update, no projection).
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -93,14 +93,20 @@ def _is_mask(selector) -> bool:
     if isinstance(selector, Iterator):  # JAX warns of them, and they end
         return False
     leaves = jax.tree.leaves(selector)
-    return all(isinstance(leaf, bool | np.bool_) for leaf in leaves) and (
+    return all(map(_is_mark, leaves)) and (
         bool(leaves) or isinstance(selector, Mapping))
+
+
+def _is_mark(leaf) -> bool:
+    return isinstance(leaf, bool | np.bool_) or (
+        isinstance(leaf, np.ndarray | jax.Array) and leaf.dtype == bool
+        and not leaf.shape and not isinstance(leaf, jax.core.Tracer))
 
 
 def _is_collection(selector) -> bool:
     """Say whether it is several selectors; those of a tuple are no bools, or masks."""
     return (isinstance(selector, Sequence | Set) and not isinstance(selector, bytes)
-            and not any(isinstance(item, bool | np.bool_) for item in selector))
+            and not any(map(_is_mark, selector)))
 
 
 def _is_leaf(tree) -> bool:
@@ -283,6 +289,26 @@ def node_types(tree: Any) -> list[type]:
 def _paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[str]:
     return [leaf_path(path) for path, _ in
             jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)]
+
+
+def owned_arrays(tree: Any) -> Any:
+    """Copy, for who donates a state must not delete an array that is in use elsewhere.
+
+    A dtype makes the type strong: a weak one would change after the first step.
+
+    Raises:
+      TypeError: a leaf is no array.
+    """
+    def own(path, x):
+        if not isinstance(x, get_args(jax.typing.ArrayLike)):
+            raise TypeError(f'{leaf_path(path)!r} of the state is a '
+                            f'{type(x).__name__}; give arrays, and let the loss close '
+                            'over what is none.')
+        if jnp.issubdtype(getattr(x, 'dtype', float), jax.dtypes.extended):
+            return x if isinstance(x, jax.core.Tracer) else x.copy()
+        return jnp.array(x, jnp.result_type(x))
+
+    return jax.tree_util.tree_map_with_path(own, tree)
 
 
 def check_floating(params: Params) -> None:

@@ -289,6 +289,9 @@ def _check_blocks(blocks) -> None:
         if not callable(block.loss):
             raise TypeError(f'the loss of block {name!r} is {block.loss!r}; give a '
                             'function (params, batch, key) -> (scalar, aux).')
+        if not isinstance(block.riders, Mapping):
+            raise TypeError(f'the riders of block {name!r} are {block.riders!r}; give '
+                            'a mapping of blocks to stateless optax transformations.')
 
 
 def _init(kernel: _Kernel, params: Params, model_state: Any = None) -> DescentState:
@@ -296,30 +299,13 @@ def _init(kernel: _Kernel, params: Params, model_state: Any = None) -> DescentSt
     labels = kernel.label(params)
     for name, block in kernel.blocks.items():
         check_riders(block.tx, name, block.riders, params, labels)
-    params = _owned_arrays(params)
+    params = trees.owned_arrays(params)
     opt_state = {
-        name: _owned_arrays(kernel.moves[name].init(trees.split(params, labels,
-                                                                name)[0]))
+        name: trees.owned_arrays(
+            kernel.moves[name].init(trees.split(params, labels, name)[0]))
         for name, block in kernel.blocks.items() if not block.ephemeral}
     return DescentState(params, opt_state, jnp.zeros((), jnp.int32),
-                        _owned_arrays(model_state))
-
-
-def _owned_arrays(tree: Any) -> Any:
-    """Copy, for who donates a state must not delete an array that is in use elsewhere.
-
-    A dtype makes the type strong: a weak one would change after the first step.
-    """
-    def own(path, x):
-        if not isinstance(x, get_args(jax.typing.ArrayLike)):
-            raise TypeError(f'{trees.leaf_path(path)!r} of the state is a '
-                            f'{type(x).__name__}; give arrays, and let the loss close '
-                            'over what is none.')
-        if jnp.issubdtype(getattr(x, 'dtype', float), jax.dtypes.extended):
-            return x if isinstance(x, jax.core.Tracer) else x.copy()
-        return jnp.array(x, jnp.result_type(x))
-
-    return jax.tree_util.tree_map_with_path(own, tree)
+                        trees.owned_arrays(model_state))
 
 
 def _check_no_statistics(params: Params) -> None:
@@ -420,6 +406,11 @@ def _checked(name: str, returned, form: str) -> tuple[jax.Array, Any]:
                         f'a loss returns {form}. Return (loss, None) if there is '
                         'nothing to report.')
     loss, rest = returned
+    if not isinstance(loss, get_args(jax.typing.ArrayLike)) or not jnp.issubdtype(
+            jnp.result_type(loss), jnp.floating):
+        seen = getattr(loss, 'dtype', None) or f'a {type(loss).__name__}'
+        raise TypeError(f'loss of block {name!r} is {seen}; a loss is a real floating '
+                        'scalar.')
     if jnp.shape(loss) != ():
         raise ValueError(f'loss of block {name!r} has shape {jnp.shape(loss)}; a loss '
                          'is a scalar. Take the mean over the batch.')

@@ -35,7 +35,7 @@ import optax
 from cdgm import blocks as trees
 from cdgm.blocks import Labels, Params, Selector
 from cdgm.gradient_move import (
-    Evaluation, Move, apply_gradient, initial_state, steepest_ascent)
+    Evaluation, Move, apply_gradient, check_tx, initial_state, steepest_ascent)
 
 Riders = Mapping[str, optax.GradientTransformation]
 
@@ -113,6 +113,7 @@ def check_riders(tx: optax.GradientTransformation | Move, name: str, riders: Rid
                          'follow a gradient, so give it an optax transformation.')
     others = sorted(set(jax.tree.leaves(labels)) - {name})
     for rider, rider_tx in riders.items():
+        check_tx(rider_tx, rider)
         if rider not in others:
             raise ValueError(f'block {name!r} has a rider {rider!r}; blocks that can '
                              f'ride with it are {others}.')

@@ -116,8 +116,8 @@ def coordinate_descent(
                              f'{sorted(each)}; give each block one tx.')
         if isinstance(schedule, Schedule) and each:
             check_num_blocks(schedule, tuple(each))
-        inner = {name: initial_state(tx, trees.split(params, labels, name)[0])
-                 for name, tx in each.items()}
+        inner = {name: jax.tree.map(_copied, initial_state(
+            tx, trees.split(params, labels, name)[0])) for name, tx in each.items()}
         return CoordinateDescentState(jnp.zeros((), jnp.int32), inner)
 
     def update(updates, state, params=None, *, block=None, **extra):
@@ -155,6 +155,11 @@ def _check_arguments(txs, param_labels, schedule, selectors) -> None:
                         'index, as cdgm.cyclic((5, 1)) or cdgm.sequence(...).')
     if (param_labels is None) == (selectors is None):
         raise ValueError('give either param_labels or selectors.')
+
+
+def _copied(x):
+    # Who donates a state must not delete the parameters that a tx keeps in it.
+    return x.copy() if isinstance(x, jax.Array) else x
 
 
 def _plain(name):

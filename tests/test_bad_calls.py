@@ -63,6 +63,7 @@ def test_a_move_is_for_a_descent():
     ({'a': ('a', loss, TX)}, "block 'a' is a tuple; give cdgm.Block"),
     ({'a': TX}, "block 'a' is a GradientTransformationExtraArgs"),
     ({'a': Block('a', None, TX)}, "the loss of block 'a' is None; give a function"),
+    ({'a': Block('a', loss, TX, riders='b')}, "the riders of block 'a' are 'b'"),
     ({0: Block('a', loss, TX)}, 'the name of a block is 0; give a string')])
 def test_what_is_no_block(blocks, words):
     refused(lambda: block_descent(blocks), TypeError, words)
@@ -116,6 +117,21 @@ def test_a_loss_of_other_arguments(descent, model_state, words):
         refused(lambda: descent.step(state, None, None, block), TypeError, words)
 
 
+@pytest.mark.parametrize('value, seen', [
+    (jnp.int32(1), 'int32'), (1, 'a int'), (1j, 'a complex'), (None, 'a NoneType'),
+    ('x', 'a str'), (jnp.complex64(1), 'complex64'), (jnp.bool_(True), 'bool')])
+def test_what_is_no_loss(value, seen):
+    descent = descent_of(lambda params, batch, key: (value, None))
+    refused(lambda: descent.step(STATE, None, None, 'a'), TypeError,
+            f"loss of block 'a' is {seen}; a loss is a real floating scalar")
+
+
+def test_what_is_no_rider():
+    descent = block_descent({'a': Block('a', loss, TX, riders={'b': None}),
+                             'b': Block('b', loss, TX)})
+    refused(lambda: descent.init(PARAMS), TypeError, "the tx of block 'b' is None")
+
+
 @pytest.mark.parametrize('aux', [{'name': 'a'}, [object()], {'f': jnp.sum}])
 def test_what_is_no_aux(aux):
     descent = descent_of(lambda params, batch, key: (loss(params, batch, key)[0], aux))
@@ -158,3 +174,28 @@ def test_a_descent_may_be_a_static_argument():
     run = jax.jit(step, static_argnums=0)
     run(DESCENT, run(DESCENT, STATE))
     assert traces == [DESCENT] and DESCENT != descent_of() and DESCENT in {DESCENT}
+
+
+def test_a_fresh_state_of_coordinate_descent_may_be_donated():
+    """L-BFGS keeps the parameters, and the same zeros twice."""
+    tx = coordinate_descent(optax.lbfgs(linesearch=None), LABELS,
+                            schedule=cdgm.cyclic((1, 1)))
+    params = jax.tree.map(jnp.copy, PARAMS)
+    update = jax.jit(lambda grads, state, params: tx.update(grads, state, params),
+                     donate_argnums=1)
+    updates, state = update(params, tx.init(params), params)
+    updates, state = update(params, state, params)
+    assert params['a'].tolist() == [3, 1] and int(state.count) == 2
+
+
+@pytest.mark.parametrize('rule', [
+    cdgm.selection.plateau(2, patience=1),
+    cdgm.selection.gauss_southwell(2, refresh=1, lipschitz=(1., 2.)),
+    cdgm.selection.aggressive(2, 0, 1)])
+def test_a_fresh_state_of_a_rule_may_be_donated(rule):
+    driven = cdgm.drive(DESCENT, rule)
+    step = jax.jit(driven.step, donate_argnums=0)
+    for _ in range(2):  # the rule begins anew, of buffers of its own
+        state, _ = step(driven.init(PARAMS), None, None)
+        state, _ = step(state, None, None)
+    assert int(state.descent.count) == 2

@@ -111,7 +111,7 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
 
     def init(params: Params, model_state: Any = None) -> SelectedDescentState:
         return SelectedDescentState(mapped(descent.init, 0, 0)(params, model_state),
-                                    rule.init())
+                                    trees.owned_arrays(rule.init()))
 
     def step(state: SelectedDescentState, batch: Any, key: Any, signal: Any = None,
              **extra: Any) -> tuple[SelectedDescentState, StepInfo]:
