@@ -42,6 +42,7 @@ from jax import lax
 from cdgm import blocks as trees
 from cdgm import families, stacks
 from cdgm.blocks import Params, Selector
+from cdgm.extras import check_extras
 from cdgm.families import Layers, Place, Program
 from cdgm.gradient_move import Move, apply_gradient, as_move, steepest_ascent
 from cdgm.transforms import sync_global_count
@@ -106,8 +107,9 @@ class StepInfo(NamedTuple):
     """What a step reports. A visit or a cycle stacks one a step, leading axis K.
 
     Attributes:
-      block: int32[], index of the block that moved; -1 if a traced index was out of
-        range, in which case nothing moved and the rest is zero.
+      block: int32[], index of the block that moved; -1 if nothing moved, because a
+        traced index was out of range (the rest is zero) or because the move could not
+        be made (as by `cdgm.moves.exact_minimisation`; the rest is the block's own).
       loss: float[], the block's loss before the move.
       grad_norm: float[], 2-norm of the active block's gradient; None with
         `block_descent(..., grad_norm=False)`.
@@ -145,9 +147,10 @@ class Descent(NamedTuple):
         updates on the one minibatch (common random numbers), so that they can share
         their work; with stacked=True minibatches and keys have a leading axis
         len(order), one an update. A run of one name in the order is one visit.
-      simultaneous: (state, batch, key) -> (state, StepInfo[B]): all blocks move from
-        the same point, each by its own tx; nobody rides. The model state goes from one
-        loss to the next, in the order of the blocks. `aux` is not stacked.
+      simultaneous: (state, batch, key, blocks=None) -> (state, StepInfo[B]): the named
+        blocks, or all of them, move from the same point, each by its own tx; nobody
+        rides. The model state goes from one loss to the next, in the order of the
+        blocks as they are given. `aux` is not stacked.
     """
 
     blocks: dict[str, Block]
@@ -293,7 +296,10 @@ def _check_no_statistics(params: Params) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params,
                                                           is_leaf=is_statistics):
         name = trees.leaf_path(path)
-        if is_statistics(leaf) or 'batch_stats' in name.split('/'):
+        *_, module, variable = ['', *name.split('/')]
+        of_linen = 'batch_stats' in name.split('/') or (
+            module.startswith('BatchNorm') and variable in ('mean', 'var'))
+        if is_statistics(leaf) or of_linen:
             raise ValueError(
                 f'{name!r} is a batch statistic, which is not descended; split it off '
                 'and hand it to init(params, model_state) (linen: variables["params"] '
@@ -489,7 +495,8 @@ def _move(kernel: _Kernel, place: Place, objective, at: _Active, extra
     active, own, seen = kernel.moves[name].apply(objective, at.active, at.own, **extra)
     aux, model_state = seen.aux
     norm = jnp.asarray(seen.grad_norm, float) if kernel.grad_norm else None
-    info = StepInfo(jnp.asarray(kernel.programs[name].first + place.number, jnp.int32),
+    index = jnp.asarray(kernel.programs[name].first + place.number, jnp.int32)
+    info = StepInfo(index if seen.moved is True else jnp.where(seen.moved, index, -1),
                     # All branches of a switch return the same types.
                     jnp.asarray(seen.loss, float), norm,
                     {name: jax.tree.map(jnp.asarray, aux)})
@@ -553,6 +560,7 @@ def _dispatch(kernel: _Kernel, data: _Data | None, state, batch, key, block, ext
                          batch, key, extra)
         return _settle(kernel, view, labels, numbers), info
 
+    trees.check_index(block, kernel.names)
     blank = _blank(kernel, data, state, batch, key)
     # `lax.switch` clamps a bad index, which would train the wrong block silently.
     valid = (block >= 0) & (block < len(kernel.names))
@@ -627,11 +635,13 @@ def _blank(kernel: _Kernel, data: _Data | None, state, batch, key) -> StepInfo:
 
 
 def _step(kernel: _Kernel, state, batch, key, block, **extra):
+    _check_extras(kernel, extra, 'step')
     return _dispatch(kernel, None, state, batch, key, block, extra)
 
 
 def _visit(kernel: _Kernel, state, batch, key, block, steps=None, fresh_keys=False,
            **extras):
+    _check_extras(kernel, extras, 'visit', 'steps', 'fresh_keys')
     stacked = steps is None
     steps = _count_steps(batch, key) if stacked else steps
     if steps < 1:
@@ -640,6 +650,11 @@ def _visit(kernel: _Kernel, state, batch, key, block, steps=None, fresh_keys=Fal
         _check_one_key(key, steps if fresh_keys else None, 'fresh_keys=True')
     data = _Data(steps, stacked, fresh_keys)
     return _dispatch(kernel, data, state, batch, key, block, extras)
+
+
+def _check_extras(kernel: _Kernel, extra, where: str, *words: str) -> None:
+    check_extras([move.apply for move in kernel.moves.values()], extra,
+                 ('block', *words), where)
 
 
 def _cycle(kernel: _Kernel, state, batch, key, order, stacked=None):
@@ -670,36 +685,65 @@ def _joined(infos: list[StepInfo]) -> StepInfo:
                         )._replace(aux=aux)
 
 
-def _simultaneous(kernel: _Kernel, state, batch, key):
+def _simultaneous(kernel: _Kernel, state, batch, key, blocks=None):
+    names = _distinct(kernel.names, blocks)
     if any(block.riders or block.companions for block in kernel.blocks.values()):
         # Who moves along would move twice: by its own turn as well.
         kernel = _kernel({name: block._replace(riders={}, companions=())
                           for name, block in kernel.blocks.items()}, kernel.grad_norm)
-    labels = kernel.label(state.params)
-    params, opt_state, infos = state.params, state.opt_state, []
-    model_state = state.model_state
-    for name, program in kernel.programs.items():
-        run = _run_family if program.block.layers else _run_alone
-        moved, info = run(name, kernel, labels, state._replace(model_state=model_state),
-                          batch, key)
-        params = trees.merge(trees.split(moved.params, labels, name)[0],
-                             trees.split(params, labels, name)[1])
-        if not program.block.ephemeral:
-            opt_state = {**opt_state, name: moved.opt_state[name]}
-        model_state = moved.model_state
+    labels, start, infos = kernel.label(state.params), state, []
+    for place in _places(kernel, names):
+        here = start._replace(model_state=state.model_state)
+        if place.number is None:
+            moved, info = _run_family(place.program, kernel, labels, here, batch, key)
+            own = trees.split(moved.params, labels, place.program)[0]
+            state = state._replace(params=trees.merge(own, state.params),
+                                   opt_state={**state.opt_state, **{
+                                       name: kept for name, kept in
+                                       moved.opt_state.items()
+                                       if name == place.program}})
+        else:
+            state, moved, info = _run_one(place, kernel, labels, here, state, batch,
+                                          key)
+        state = state._replace(model_state=moved.model_state)
         infos.append(info)
     stacked = jax.tree.map(lambda *xs: jnp.concatenate(xs),
                            *(info._replace(aux={}) for info in infos))
-    return (DescentState(params, opt_state, _add(state.count, 1), model_state),
-            stacked._replace(aux={name: aux for info in infos
-                                  for name, aux in info.aux.items()}))
+    return state._replace(count=_add(start.count, 1)), stacked._replace(
+        aux={name: aux for info in infos for name, aux in info.aux.items()})
 
 
-def _run_alone(name: str, kernel: _Kernel, labels, state, batch, key):
-    view, info = _run_step(Place(name, 0), kernel, labels, _View(state, {}), batch, key,
-                           {})
-    return view.state, jax.tree.map(lambda x: x[None], info._replace(aux={})
-                                    )._replace(aux=info.aux)
+def _places(kernel: _Kernel, names: Sequence[str]) -> list[Place]:
+    """Where the blocks are; a whole family is one place, without a number."""
+    places: list[Place] = []
+    for name in names:
+        place = families.find(name, kernel.names, kernel.programs)
+        program = kernel.programs[place.program]
+        members = kernel.names[program.first:program.first + program.count]
+        if program.block.layers and set(members) <= set(names):
+            place = Place(program.name, None)
+        if place not in places:
+            places.append(place)
+    return places
+
+
+def _run_one(place: Place, kernel: _Kernel, labels, start, state, batch, key):
+    """Move one block from where `start` is: (state, what it alone would be, report)."""
+    name = place.program
+    numbers = {name: place.number} if kernel.programs[name].block.layers else {}
+    view, info = _run_step(place, kernel, labels, _look(kernel, start, labels, numbers),
+                           batch, key, {})
+    if numbers:
+        state = _settle(kernel, _View(state, view.slices), labels, numbers)
+    else:
+        own = trees.split(view.state.params, labels, name)[0]
+        opt_state = {**state.opt_state, **{
+            name: kept for other, kept in view.state.opt_state.items()
+            if other == name}}
+        state = state._replace(params=trees.merge(own, state.params),
+                               opt_state=opt_state)
+    return state, view.state, jax.tree.map(lambda x: x[None], info._replace(aux={})
+                                           )._replace(aux=info.aux)
 
 
 def _run_family(name: str, kernel: _Kernel, labels, state, batch, key):
@@ -751,6 +795,17 @@ def _no_search(own):
     raise TypeError('the layers of a family were moved from one point with one gradient'
                     ' of them all, and the tx searches along its line by the loss; use '
                     'a tx without line search, or visit the layers in turn.')
+
+
+def _distinct(names: tuple[str, ...], blocks) -> tuple[str, ...]:
+    """Name the blocks that move together, each once."""
+    if blocks is None:
+        return names
+    given = tuple(trees.block_name(block, names) for block in blocks)
+    if not given or len(set(given)) < len(given):
+        raise ValueError(f'the blocks to move from one point are {list(given)}; name '
+                         'at least one, and each of them once.')
+    return given
 
 
 def _scan(body, carry, data, steps: int):

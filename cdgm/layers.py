@@ -13,9 +13,9 @@
     state, info = descent.visit(state, batches, keys, schedule(state.count))
 
 The blocks are called layers/0, layers/1, ..., and are chosen as all blocks are: by
-name, by a number that is traced, by a schedule or a selection rule. Their optimiser state,
-their gradient and a float32 copy exist for the block that moves, and for no other. The
-same loss, given the parameters as they are, trains jointly, or evaluates.
+name, by a number that is traced, by a schedule or a selection rule. Their optimiser
+state, their gradient and a float32 copy exist for the block that moves, and for no
+other. The same loss, given the parameters as they are, trains jointly, or evaluates.
 
 Groups of layers are blocks (`size`), and so are parts of each layer, by their leaves:
 
