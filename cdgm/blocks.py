@@ -25,7 +25,8 @@ import optax
 Params = Any  # a pytree of floating or complex arrays
 Labels = Any  # a pytree of block names, of the structure of the parameters
 StaticBlock = str | int | np.integer  # a block known before tracing
-BlockIndex = StaticBlock | jax.Array  # int32[], if it is traced
+# Any block: int32[] if it is traced; or a family, and the number of one of its blocks.
+BlockIndex = StaticBlock | jax.Array | tuple[str, Any]
 Mask = Any  # a pytree of bools, of the structure of the parameters or a prefix of it
 Selector = str | Sequence[str] | Callable[[str], bool] | Mask
 

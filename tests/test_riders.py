@@ -194,9 +194,9 @@ def test_a_rider_costs_one_product(i, first):
     assert step == pytest.approx(2 * LENGTH - deepest - 1 + moving, rel=0.005)
     if first == i + 1:
         assert step == pytest.approx(3 * LENGTH - 2 * i - 1, rel=0.005)
-        # Of a loop the body is counted once: the prefix, and one suffix.
+        # The prefix once, and five suffixes.
         visit = products(lambda *data: descent.visit(*data, LAYERS[i], steps=5))
-        assert visit == pytest.approx(i + 3 * (LENGTH - i) - 1, rel=0.005)
+        assert visit == pytest.approx(i + 5 * (3 * (LENGTH - i) - 1), rel=0.005)
 
 
 MOVE = cdgm.moves.exact_minimisation()
@@ -210,7 +210,8 @@ MOVE = cdgm.moves.exact_minimisation()
      {'riders': {'c': optax.sgd(0.1, momentum=0.9)}}),
     ("a rider's tx keeps no state: that of 'c', which rides with 'b', keeps 1",
      {'riders': {'c': optax.sgd(optax.linear_schedule(0.1, 0., 9))}}),
-    ("block 'b' has riders and a Move for a tx", {'riders': RIDERS, 'tx': MOVE}),
+    ("block 'b' has riders or companions and a Move for a tx",
+     {'riders': RIDERS, 'tx': MOVE}),
 ])
 def test_what_cannot_ride_is_one_line_at_init(words, changed, params):
     blocks = {name: Block(name, loss_fn, RULE) for name in NAMES}
