@@ -7,18 +7,21 @@ everything is loaded and compiled once.
 import contextlib
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from experiments.harness import training_flags
-from experiments.harness.errors import DivergedError, is_storage
+from experiments.harness import cli, training_flags
+from experiments.harness.errors import DivergedError, SettingError, is_storage
 from experiments.harness.report import figures
 from experiments.harness.runs import preemption, run_folder, status_log
 from experiments.harness.runs.run_folder import RunFolder
-from experiments.harness.task import Experiment, count_examples
+from experiments.harness.sweep.trial_id import identity
+from experiments.harness.task import Experiment, Task, count_examples
+from experiments.harness.train.cycle_program import cycle_program
 from experiments.harness.train.progress import Progress
 from experiments.harness.train.run_batch import Run
 from experiments.harness.train.trainer import CheckpointPolicy, Trainer
@@ -49,11 +52,45 @@ class CompiledTask:
             'cycles': training_flags.read_cycles(
                 values, count_examples(self._data.train.examples))}
 
+    def check_begins_alike(self, values: flags.FlagValues, shorter: list[str]
+                           ) -> None:
+        """See that a shorter run is the beginning of one of these.
+
+        Args:
+          values: flags of the one.
+          shorter: flags of the other, one a line; they differ in the length alone.
+
+        Raises:
+          SettingError: what a cycle does depends on how many there are to be, or the
+            shorter run is a trial of a sweep.
+        """
+        then = cli.parse(self.experiment.define_flags, shorter)
+        id_then = identity(self.experiment.name, then)
+        if Path(values.run_dir).name.endswith(id_then):
+            raise SettingError(
+                f'run folder {values.run_dir} is a trial of a sweep, which counts on '
+                'its length; train a copy of the folder longer, or give another '
+                '--run_dir.')
+        if self.experiment.hyper(then) == self.experiment.hyper(values) and (
+                cycle_program(self.experiment.task(then, self._data), self._given)
+                == cycle_program(self.task, self._given)):
+            return
+        raise SettingError(
+            f'a cycle of {self.experiment.name} depends on how many there are to be, '
+            'as by a schedule of learning rates, so that a complete run is not the '
+            'beginning of a longer one; give another --run_dir, to train it from the '
+            'start.')
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """What is trained."""
+        return self.experiment.task(self._values, self._data)
+
     @functools.cached_property
     def trainer(self) -> Trainer:
         """With the compiled programs; they are long to make, and only once."""
-        return Trainer(self.experiment.task(self._values, self._data),
-                       self.facts['cycles'], self._values.evaluations, self._given)
+        return Trainer(self.task, self.facts['cycles'], self._values.evaluations,
+                       self._given)
 
 
 def main(experiment: Experiment, values: flags.FlagValues) -> None:
@@ -74,8 +111,10 @@ def main(experiment: Experiment, values: flags.FlagValues) -> None:
 
 
 def open_folder(bench: CompiledTask, values: flags.FlagValues) -> RunFolder:
-    """Make the folder of a run, or take over what an interrupted one left."""
-    return run_folder.create(bench.experiment.name, values, bench.facts)
+    """Make the folder of a run, or take over an interrupted or a shorter one."""
+    return run_folder.create(
+        bench.experiment.name, values, bench.facts,
+        lambda flags: bench.check_begins_alike(values, flags))
 
 
 def run(bench: CompiledTask, all_values: Sequence[flags.FlagValues],
@@ -114,7 +153,7 @@ def _complete(bench: CompiledTask, folder: RunFolder, model, quiet: bool
         folder.save_params(model[0])
         # On the host: JAX would compile a program for each shape.
         first = jax.tree.map(_first_on_host, model)
-        bench.trainer.task.draw(folder.path, *first)
+        bench.task.draw(folder.path, *first)
         if not quiet:  # the report of a sweep has the curves of all its trials
             figures.loss_curves(folder)
         figures.print_summary(folder)

@@ -16,7 +16,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def main(path: Path, values: flags.FlagValues) -> None:
     """
     manifest = _complete_manifest(path)
     with _folder(values.out_dir) as again:
-        repeat(path, again, manifest['experiment'],
+        repeat(path, again, manifest['experiment'], manifest.get('lengths', ()),
                operational_arguments(values))
         now = status_log.read_manifest(again)
         _compare_circumstances({**manifest, 'uncommitted': _changes(path)},
@@ -87,11 +87,23 @@ def _complete_manifest(path: Path) -> dict[str, Any]:
                        'manifest.json has digests.')
 
 
-def repeat(path: Path, again: Path, experiment: str, more: list[str]) -> None:
-    """Make the run of a folder again, in another."""
+def repeat(path: Path, again: Path, experiment: str, lengths: Sequence[int],
+           more: list[str]) -> None:
+    """Make the run of a folder again, in another.
+
+    Args:
+      path: of the run.
+      again: folder of its repetition.
+      experiment: its name.
+      lengths: in cycles, at which it was complete before it was trained longer.
+      more: arguments beside those of the run.
+    """
     chosen = registry.load(experiment)
-    execute.main(chosen, cli.parse(chosen.define_flags, [
-        f'--flagfile={path / "flags.txt"}', *more, f'--run_dir={again}']))
+    for length in [*(f'--cycles={cycles}' for cycles in lengths), None]:
+        preemption.begin_run()
+        execute.main(chosen, cli.parse(chosen.define_flags, [
+            f'--flagfile={path / "flags.txt"}', *([length] if length else []), *more,
+            f'--run_dir={again}']))
 
 
 def _compare_circumstances(then: dict[str, Any], now: dict[str, Any]) -> None:

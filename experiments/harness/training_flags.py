@@ -17,6 +17,9 @@ OPERATIONAL_FLAGS = ('data_dir', 'checkpoint_every', 'preempt_latency', 'tensorb
 # Flags that leave the numbers as they are.
 NON_IDENTITY_FLAGS = ('run_dir', *OPERATIONAL_FLAGS)
 
+# Flags that say how long a run is, and that may grow when it is complete.
+LENGTH_FLAGS = ('epochs', 'cycles')
+
 
 def define_operational_flags(values: flags.FlagValues) -> None:
     """Define the flags of `OPERATIONAL_FLAGS`."""
@@ -71,7 +74,8 @@ def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
     flags.DEFINE_integer('seed', 0, 'The first seed.', lower_bound=0,
                          upper_bound=2 ** 31 - 1, **own)
     flags.DEFINE_string('run_dir', None, 'Folder of the run; a new one under runs/ '
-                        'unless given. One that was interrupted goes on.', **own)
+                        'unless given. One that was interrupted goes on; a complete '
+                        'one too, where it is to be longer.', **own)
 
 
 class UpdatePlan(NamedTuple):

@@ -32,7 +32,7 @@ def _table(result: Results) -> Iterator[str]:
     yield from textwrap.wrap(f'{result.table.title}: {result.table.label}', 80)
     yield (f'{"":{width}}  {f"at {result.cycles:.0f} cycles":18}  '
            f'at {result.gflop:.4g} GFLOP a seed')
-    best = zip(*map(tables.best, columns))
+    best = zip(*(tables.best(column, result.better) for column in columns))
     for name, line, marks in zip(names, shown, best):
         cells = (f'{mean_error(values, digits)}{" *" if mark else ""}'
                  for values, mark in zip((line.at_cycles, line.at_gflop), marks))

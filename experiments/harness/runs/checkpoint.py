@@ -65,10 +65,10 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         writing.mkdir(parents=True)
         _write(writing, checkpoint)
         _sync(writing)
-        number = max((int(path.name) for path in _whole(folder)), default=0) + 1
+        number = max((int(path.name) for path in numbered(folder)), default=0) + 1
         writing.rename(folder / f'{number:06d}')
         _sync_entry(folder)
-        for old in _whole(folder)[:-_KEPT]:
+        for old in numbered(folder)[:-_KEPT]:
             _remove(old.rename(folder / '.old'))
     # Of orbax, anything: it reports a full disk in many ways.
     except Exception as error:
@@ -76,6 +76,18 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         raise StorageError(f'no checkpoint can be written in {folder} '
                            f'({_reason(error)}); what is saved is intact: make room, '
                            'and run the same command again.') from error
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Checkpoints that are there, the oldest first."""
+    return sorted((path for path in folder.glob('*') if path.name.isdecimal()),
+                  key=lambda path: int(path.name))
+
+
+def drop_all_but_last(folder: Path) -> None:
+    """Keep one checkpoint, of a run that is complete."""
+    for old in numbered(folder)[:-1]:
+        shutil.rmtree(old)
 
 
 def load(folder: Path, form, check: Callable[[dict[str, Any]], None]
@@ -98,7 +110,7 @@ def load(folder: Path, form, check: Callable[[dict[str, Any]], None]
     """
     for leftover in '.writing', '.old':
         shutil.rmtree(folder / leftover, ignore_errors=True)
-    for path in reversed(_whole(folder)):
+    for path in reversed(numbered(folder)):
         try:
             content = _read_content(path)
             check(content['facts'])
@@ -204,12 +216,6 @@ def _set_aside(path: Path, error: Exception) -> None:
             f'({refused.strerror}); make {run} writable.') from None
     print(f'warning: checkpoint {path} is damaged ({reason}); set aside as {aside}, '
           'going back to the one before.', file=sys.stderr, flush=True)
-
-
-def _whole(folder: Path) -> list[Path]:
-    """Checkpoints that are there, the oldest first."""
-    return sorted((path for path in folder.glob('*') if path.name.isdecimal()),
-                  key=lambda path: int(path.name))
 
 
 def _named(tree) -> dict[str, Any]:

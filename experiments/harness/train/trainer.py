@@ -42,6 +42,31 @@ class CheckpointPolicy(NamedTuple):
     latency: float = math.inf
 
 
+def rows_at(lengths: Sequence[int], evaluations: int) -> dict[int, bool]:
+    """Say after how many cycles a run writes a row of metrics.
+
+    Args:
+      lengths: at which the run was complete, in cycles, and is to be at last; each is
+        divided as if it were the only one, so that what is written does not change when
+        a run becomes longer.
+      evaluations: of each length, beside the one at the start.
+
+    Returns:
+      Number of cycles, in order -> whether the row holds an evaluation.
+
+    >>> rows_at([4], 2)
+    {0: True, 1: False, 2: True, 3: False, 4: True}
+    >>> list(rows_at([4, 700], 2))[:8]
+    [0, 1, 2, 3, 4, 7, 14, 21]
+    """
+    rows = {0: True}
+    for before, cycles in zip((0, *lengths), lengths):
+        tests = {round(cycles * i / evaluations) for i in range(evaluations + 1)}
+        written = {*range(0, cycles, math.ceil(cycles / _ROWS)), cycles, *tests}
+        rows |= {at: at in tests for at in sorted(written) if at > before}
+    return rows
+
+
 class Trainer:
     """The programs of a task, compiled once for all runs that are given to them.
 
@@ -59,10 +84,8 @@ class Trainer:
 
     def __init__(self, task: Task, cycles: int, evaluations: int, given: TracedInputs):
         self.task, self.cycles = task, cycles
-        self._tests = {round(cycles * i / evaluations) for i in range(evaluations + 1)}
+        self._evaluations = evaluations
         self.longest_call = math.ceil(cycles / _ROWS)
-        self._stops = sorted({*range(0, cycles, self.longest_call), cycles,
-                              *self._tests})
         self._costs = count_costs(task, given)
         self._how = choose_cycles(task, self._costs.step)
         chunk = chunk_of(task, self._how, self.longest_call)
@@ -135,6 +158,8 @@ class Trainer:
         given = group.given
         carry, reached = self._resume(runs[0]) if len(runs) == 1 else (
             self.start(given), TrainingProgress())
+        rows = rows_at((*runs[0].folder.lengths, self.cycles), self._evaluations)
+        stops = list(rows)
         if not reached.rows:
             group.add_rows({'cycle': 0, 'epoch': 0.0, 'seconds': 0.0, 'gflop': 0.0},
                            tests=self._test(group, carry))
@@ -142,12 +167,12 @@ class Trainer:
         group.note(reached)
         saved, seconds = time.monotonic(), math.inf
         if reached.rows > 1:
-            progress.advance(self._stops[reached.rows - 1],
+            progress.advance(stops[reached.rows - 1],
                              read_rows(runs[0].folder.path)[-1])
         progress.say('compiling')
         # Ahead of time, so that the first chunk's rate is that of the others.
         self.program(carry, given)
-        for start, stop in list(zip(self._stops, self._stops[1:]))[reached.rows - 1:]:
+        for start, stop in list(zip(stops, stops[1:]))[reached.rows - 1:]:
             while reached.cycle < stop and not group.is_lost:
                 saved = group.keep(carry, reached, saved, pace.checkpoint_every)
                 preemption.mark_dirty()
@@ -168,7 +193,7 @@ class Trainer:
             row = {'cycle': stop, 'epoch': stop * self.task.minibatches_per_cycle
                    / self.task.minibatches_per_epoch,
                    'seconds': round(reached.seconds, 4), 'gflop': reached.flops / 1e9}
-            tests = self._test(group, carry) if stop in self._tests else None
+            tests = self._test(group, carry) if rows[stop] else None
             shown = group.add_rows(row, carry, tests)
             carry = carry._replace(sums=_cleared(carry.sums))
             progress.advance(stop - start, shown)
