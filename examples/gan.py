@@ -6,6 +6,7 @@ a distance that no loss here mentions.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,9 @@ ORDER = ('discriminator',) * 5 + ('generator',)
 images = jnp.asarray(data.load('digits').train.examples)
 model = models.gan((8, 8, 1), latent_size=16, generator_widths=(64, 128),
                    discriminator_channels=(16, 32))
-nets = {'generate': model.generate, 'discriminate': model.discriminate,
-        'latent_size': model.latent_size, 'loss': losses.non_saturating}
+nets: dict[str, Any] = {
+    'generate': model.generate, 'discriminate': model.discriminate,
+    'latent_size': model.latent_size, 'loss': losses.non_saturating}
 
 descent = cdgm.block_descent({
     'discriminator': cdgm.Block(

@@ -31,7 +31,8 @@ class GAN(nnx.Module):
             nnx.Dropout(0.3, rngs=rngs), nnx.Linear(128, 1, rngs=rngs))
 
 
-graph, params, rest = nnx.split(GAN(nnx.Rngs(0)), nnx.Param, ...)
+graph, *states = nnx.split(GAN(nnx.Rngs(0)), nnx.Param, ...)
+params, rest = states
 images = jnp.asarray(data.load('digits').train.examples).reshape(-1, 64)
 
 

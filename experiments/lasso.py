@@ -187,7 +187,8 @@ def compare(name: str, problem: Problem, seed: int = 0) -> Row:
     """Solve a problem by both."""
     mine = solve(problem, seed)
     theirs, seconds = scikit_learn(problem)
-    return Row(name, *problem.inputs.shape, np.count_nonzero(mine.weights), mine.steps,
+    rows, columns = problem.inputs.shape
+    return Row(name, rows, columns, int(np.count_nonzero(mine.weights)), mine.steps,
                mine.kkt, np.max(np.abs(mine.weights - theirs)), mine.seconds, seconds)
 
 

@@ -44,9 +44,9 @@ def parse(define_flags: Callable[[flags.FlagValues], None],
         raise SettingError(f'unexpected argument {rest[0]!r}; every setting is a flag, '
                            'as in --seeds=3.')
     for name in values:
-        if isinstance(values[name].value, float) and not math.isfinite(
-                values[name].value):
-            raise SettingError(f'--{name}={values[name].value}; give a finite number.')
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingError(f'--{name}={value}; give a finite number.')
     return values
 
 

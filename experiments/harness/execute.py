@@ -23,7 +23,7 @@ from experiments.harness.sweep.trial_id import identity
 from experiments.harness.task import Experiment, Task, count_examples
 from experiments.harness.train.cycle_program import cycle_program
 from experiments.harness.train.progress import Progress
-from experiments.harness.train.run_batch import Run
+from experiments.harness.train.run_batch import RunHandle
 from experiments.harness.train.trainer import CheckpointPolicy, Trainer
 
 
@@ -134,7 +134,7 @@ def run(bench: CompiledTask, all_values: Sequence[flags.FlagValues],
             stack.enter_context(folder.attempt(alone=len(folders) == 1))
         with progress:
             results = bench.trainer.train(
-                [Run(folder, bench.experiment.traced_inputs(values))
+                [RunHandle(folder, bench.experiment.traced_inputs(values))
                  for folder, values in zip(folders, all_values)], pace, progress)
         ended_by: list[Exception | None] = []
         for folder, model in zip(folders, results):

@@ -60,9 +60,11 @@ def _import(path: Path):
     if path.parent == _OURS:
         return importlib.import_module(f'experiments.{path.stem}')
     main = sys.modules['__main__']
-    if getattr(main, '__file__', None) and Path(main.__file__).resolve() == path:
+    command = getattr(main, '__file__', None)
+    if command and Path(command).resolve() == path:
         return main  # it is the command itself
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader, 'the name ends with .py'
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     try:

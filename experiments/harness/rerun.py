@@ -60,7 +60,7 @@ def main(path: Path, values: flags.FlagValues) -> None:
     with _folder(values.out_dir) as again:
         repeat(path, again, manifest['experiment'], manifest.get('lengths', ()),
                operational_arguments(values))
-        now = status_log.read_manifest(again)
+        now = _complete_manifest(again)
         _compare_circumstances({**manifest, 'uncommitted': _changes(path)},
                                {**now, 'uncommitted': _changes(again)})
         altered = _differing(manifest['digests'], _digests_of_files(path))

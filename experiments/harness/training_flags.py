@@ -23,7 +23,7 @@ LENGTH_FLAGS = ('epochs', 'cycles')
 
 def define_operational_flags(values: flags.FlagValues) -> None:
     """Define the flags of `OPERATIONAL_FLAGS`."""
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_string('data_dir', None, 'Folder that holds the data files already '
                         '(or CDGM_DATA_DIR); otherwise they are downloaded.', **own)
     flags.DEFINE_float('checkpoint_every', 60., 'Seconds from one checkpoint to the '
@@ -44,7 +44,7 @@ def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
                  batch_size: int, epochs: float, fresh_minibatches: bool) -> None:
     """Define the common flags; the arguments are the defaults that differ."""
     define_operational_flags(values)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_enum('dataset', 'digits', sorted(DATASETS), 'Data to model.', **own)
     flags.DEFINE_string('order', order, 'Block updates of a cycle, as in '
                         'decoder,encoder or discriminator*5,generator; joint or '

@@ -23,7 +23,7 @@ from experiments.harness.runs.run_folder import RunFolder, read_rows
 from experiments.harness.task import TracedInputs, Task
 from experiments.harness.train import trainer
 from experiments.harness.train.progress import Progress
-from experiments.harness.train.run_batch import Run
+from experiments.harness.train.run_batch import RunHandle
 from experiments.harness.train.trainer import CheckpointPolicy, Trainer
 from experiments.harness.training_flags import UpdatePlan
 
@@ -61,7 +61,7 @@ GIVEN = TracedInputs(jax.random.split(jax.random.key(3), 2), {})
 def train_in(folder, task, pace=CheckpointPolicy()):
     one = jax.tree.map(lambda x: x[0], GIVEN)
     params, = Trainer(task, SWEEPS, EVALUATIONS, one).train(
-        [Run(folder, GIVEN)], pace, Progress('toy', SWEEPS))
+        [RunHandle(folder, GIVEN)], pace, Progress('toy', SWEEPS))
     return params
 
 

@@ -19,7 +19,7 @@ from experiments.harness.runs.run_folder import RunFolder, read_rows
 from experiments.harness.task import TracedInputs, Task
 from experiments.harness.train import flops, trainer
 from experiments.harness.train.progress import Progress
-from experiments.harness.train.run_batch import Run
+from experiments.harness.train.run_batch import RunHandle
 from experiments.harness.train.trainer import CheckpointPolicy, Trainer
 from experiments.harness.training_flags import UpdatePlan
 
@@ -80,7 +80,7 @@ def train_in(path, task, evaluations=2, keys=KEYS, cycles=SWEEPS):
     """Parameters, or the error that ended the run."""
     one = jax.tree.map(lambda x: x[0], traced_inputs(keys))
     ended, = Trainer(task, cycles, evaluations, one).train(
-        [Run(RunFolder(path), traced_inputs(keys))], CheckpointPolicy(),
+        [RunHandle(RunFolder(path), traced_inputs(keys))], CheckpointPolicy(),
         Progress('toy', cycles))
     return ended if isinstance(ended, Exception) else ended[0]
 

@@ -24,7 +24,7 @@ Rows = list[dict[str, Any]]
 _INK, _CHALK = '#1d2430', '#dfe4ec'
 _STYLE = (f'<style>svg{{color:{_INK}}}@media screen and (prefers-color-scheme:dark)'
           f'{{svg{{color:{_CHALK}}}}}</style>')
-_LOOK = {
+_LOOK: Any = {
     'svg.fonttype': 'none', 'svg.hashsalt': 'cdgm', 'savefig.bbox': None,
     'text.color': _INK, 'axes.labelcolor': _INK, 'axes.edgecolor': _INK,
     'xtick.color': _INK, 'ytick.color': _INK, 'grid.color': '#8a94a6',
@@ -85,8 +85,9 @@ def _panels(draws: Sequence[Callable[[Axes], None]], guides: int) -> list[bytes]
 
 def _points(axes: Axes) -> list[np.ndarray]:
     """Points float[N, 2] of each line and band."""
-    return [*(line.get_xydata() for line in axes.lines),
-            *(path.vertices for band in axes.collections for path in band.get_paths())]
+    return [np.asarray(line.get_xydata()) for line in axes.lines] + [
+        np.asarray(path.vertices) for band in axes.collections
+        for path in band.get_paths()]
 
 
 def _share_y(panels: Sequence[Axes], points: Sequence[np.ndarray]) -> None:

@@ -228,7 +228,7 @@ def _form(leaf) -> str:
 
 def _digest(leaf: np.ndarray) -> str:
     content = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(content.data).hexdigest()
 
 
 def _digests_of_files(path: Path) -> dict[str, str]:

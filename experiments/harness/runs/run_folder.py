@@ -85,8 +85,8 @@ class RunFolder(NamedTuple):
         """Write the parameters, leaf path -> array."""
         leaves = jax.tree_util.tree_flatten_with_path(params)[0]
         with atomic.atomic_write(self.path / 'params.npz', 'wb') as file:
-            np.savez(file, **{leaf_path(path): np.asarray(leaf)
-                              for path, leaf in leaves})
+            arrays: Any = {leaf_path(path): np.asarray(leaf) for path, leaf in leaves}
+            np.savez(file, **arrays)
 
     def rows_so_far(self) -> dict[str, Any]:
         """Bring the metrics to the disk and say how many bytes, with what digest."""
@@ -128,9 +128,15 @@ class RunFolder(NamedTuple):
             if not status_log.is_over(self.path):
                 status_log.ended(self.path, 'preempted')
 
+        def give_back():
+            if self.events is not None:
+                self.events.close()
+            if self.lease is not None:
+                self.lease.give_back()
+
         def leave():
             note_preempted()
-            self.lease.give_back()
+            give_back()
 
         try:
             with preemption.on_exit(leave):
@@ -147,7 +153,7 @@ class RunFolder(NamedTuple):
                     status_log.failed(self.path, error)
             raise
         finally:
-            self.lease.give_back()
+            give_back()
 
     def finish(self) -> None:
         """Declare the run complete and drop its checkpoints but for the last."""
@@ -156,8 +162,8 @@ class RunFolder(NamedTuple):
                                'process while this one gave no sign of life.')
         preemption.finished()
         if self.events is not None:
-            self.events.finish()
-        manifest = status_log.read_manifest(self.path)
+            self.events.add_pictures()
+        manifest = status_log.read_manifest(self.path) or {}
         _write_json(self.path / 'manifest.json', {
             **manifest, 'attempts': status_log.count(status_log.read(self.path)),
             'digests': digests(self.path)})

@@ -177,7 +177,9 @@ def _same(alone, beside, seeds: int) -> bool:
 
 def _bytes(trainer: Trainer, given: TracedInputs) -> float:
     """Memory that a trial's program takes beside the data."""
-    needs = trainer.program(trainer.start(given), given).memory_analysis()
+    program = trainer.program(trainer.start(given), given)
+    needs = (program.memory_analysis()
+             if isinstance(program, jax.stages.Compiled) else None)
     if needs is None:
         return 1.
     return max(needs.temp_size_in_bytes + needs.output_size_in_bytes

@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -41,7 +41,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of a sweep."""
     worker.define_operational_flags(values)
     jobs.define_flags(values)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_string('out_dir', None, 'Folder of the sweep; runs/NAME unless given.',
                         **own)
     flags.DEFINE_multi_string('set', [], 'Replace a flag in every trial, as in '
@@ -56,7 +56,7 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
         _print_commands(sweep, folder, values)
         return
     if values.tensorboard:
-        tensorboard.protocol()
+        tensorboard.import_tensorboardx()
     sweeps.save(sweep, folder)
     # Somebody has made room, as the error asked for.
     _try_again(sweep, folder, 'disk')

@@ -3,6 +3,7 @@
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -17,7 +18,7 @@ _ASK = 10.
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of a cluster."""
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_enum('cluster', 'local', ['local', 'slurm'], 'Where to run: in '
                       'processes of this machine, or as an array of Slurm jobs.',
                       **own)

@@ -84,17 +84,17 @@ class WorkerPool:
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
-            worker.stdin.close()
+            _close(worker)
 
     def _reap(self, waiting: int) -> None:
         """Look at what workers ended with."""
         in_vain = False
         for number, worker in self._members.items():
-            status = None if worker is None else worker.poll()
-            if status is None:
+            if worker is None or worker.poll() is None:
                 continue
+            status = worker.returncode
             self._members[number] = None
-            worker.stdin.close()
+            _close(worker)
             if status == errors.BAD_STORAGE:
                 raise StorageError(f'worker {number}: {self._last_words(number)}')
             self._kills += status < 0
@@ -133,3 +133,9 @@ class WorkerPool:
     def _careful(self) -> list[str]:
         """Measure nothing where workers end before they begin: perhaps of that."""
         return ['--mode=sequential'] if self._errors + self._kills > 1 else []
+
+
+def _close(worker: subprocess.Popen) -> None:
+    """Close what a worker, which has ended, was given as its standard input."""
+    if worker.stdin is not None:
+        worker.stdin.close()

@@ -43,8 +43,9 @@ _SWEEP = {'title': str, 'about': '', 'table': list}
 _TABLE = {'title': str, 'about': '', 'experiment': str, 'metric': str, 'label': str,
           'tune': [], 'flags': {}, 'list': [{}], 'zip': {}, 'product': {}}
 _WITHIN = {'table': dict, 'tune': str, 'list': dict, 'zip': list, 'product': list}
-_KINDS = {str: "text, as in 'joint'", list: 'an array, as in [0, 1] or [[table]]',
-          dict: 'a table, as in {epochs = 2}'}
+_KINDS: dict[type, str] = {
+    str: "text, as in 'joint'", list: 'an array, as in [0, 1] or [[table]]',
+    dict: 'a table, as in {epochs = 2}'}
 
 _FOLDER = Path(__file__).parents[2] / 'sweeps'
 
@@ -161,8 +162,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
                     raise ValueError(f'table {number} has this title again; give each '
                                      'its own.')
                 runs = _runs(table)
-                tables[title] = Table(*(table[name] for name in Table._fields[:-1]),
-                                      _rows(runs, table))
+                tables[title] = Table(rows=_rows(runs, table), **{
+                    name: table[name] for name in Table._fields[:-1]})
             trials |= {run.trial.id: run.trial for run in runs
                        if run.trial.id not in trials}
     return Sweep(path.stem, content['title'], content['about'],
@@ -230,7 +231,7 @@ class _Run(NamedTuple):
 def _runs(table: dict[str, Any]) -> list[_Run]:
     """Make and check the trials of a table."""
     experiment = one_of('experiment', table['experiment'], registry.names())
-    one_of('metric', table['metric'], registry.load(experiment).metrics)
+    one_of('metric', table['metric'], tuple(registry.load(experiment).metrics))
     runs: dict[str, _Run] = {}
     for name, choice in grid.combine(table):
         _expect('name in list', name, str)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -40,7 +41,7 @@ _TAKING = 1.
 def define_operational_flags(values: flags.FlagValues) -> None:
     """Add the flags that a sweep's command hands to its workers."""
     training_flags.define_operational_flags(values)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_enum('mode', 'auto', batching.MODES, 'Whether trials that share a '
                       'program run one after another or side by side; auto measures.',
                       **own)
@@ -51,7 +52,7 @@ def define_operational_flags(values: flags.FlagValues) -> None:
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of a worker."""
     define_operational_flags(values)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_string('out_dir', None, "The sweep's folder.", required=True, **own)
     flags.DEFINE_integer('number', 0, 'Which of the workers this is.', lower_bound=0,
                          **own)
@@ -177,7 +178,7 @@ def _run(bench: CompiledTask,
       False: there is not enough memory for so many.
     """
     values, folders = zip(*some)
-    fits = True
+    fits, ended_by = True, list[Exception | None]()
     try:
         ended_by = execute.run(bench, values, folders, Progress(
             bench.experiment.name, bench.facts['cycles'], quiet=True))
@@ -188,9 +189,9 @@ def _run(bench: CompiledTask,
             raise
         ended_by = [error] * len(folders)
         fits = len(folders) == 1 or status_log.kind_of(error) != 'memory'
-    for folder, error in zip(folders, ended_by):
-        if error:
-            print(f'{folder.path}: {error}', file=sys.stderr, flush=True)
+    for folder, ending in zip(folders, ended_by):
+        if ending:
+            print(f'{folder.path}: {ending}', file=sys.stderr, flush=True)
     return fits
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import cdgm
+from experiments.harness.block_choice import Choice
 from experiments.harness.task import TracedInputs, Task
 
 
@@ -58,7 +59,7 @@ def cycles_in_order(task: Task) -> Cycles:
                   apart=True)
 
 
-def cycles_by_rule(task: Task, costs: Sequence[float]) -> Cycles:
+def cycles_by_rule(task: Task, choice: Choice, costs: Sequence[float]) -> Cycles:
     """As many updates, their blocks chosen by a rule, one choice for all seeds.
 
     The seeds are those of one run: they have its hyperparameters, and the key of the
@@ -66,9 +67,8 @@ def cycles_by_rule(task: Task, costs: Sequence[float]) -> Cycles:
     """
     def driven(given):
         first = jax.tree.map(lambda x: x[0], given)
-        return cdgm.drive(task.descent(first.hyper),
-                          task.order.choice.build(costs, first.key), seeds=True,
-                          batch_axis=0)
+        return cdgm.drive(task.descent(first.hyper), choice.build(costs, first.key),
+                          seeds=True, batch_axis=0)
 
     def cycle(state, batches, keys, given):
         step = driven(given).step
@@ -89,4 +89,4 @@ def choose_cycles(task: Task, costs: Sequence[float]) -> Cycles:
     """The cycles that the task's order asks for, given the cost of each block."""
     if task.order.choice is None:
         return cycles_in_order(task)
-    return cycles_by_rule(task, costs)
+    return cycles_by_rule(task, task.order.choice, costs)

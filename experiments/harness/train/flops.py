@@ -34,7 +34,7 @@ class Costs(NamedTuple):
         """FLOPs of some cycles, in which each block had some updates."""
         if self.cycle:
             return cycles * self.cycle
-        return float((self.step + self.probe) @ np.asarray(updates))
+        return float((self.step + self.probe) @ updates)
 
 
 def count_costs(task: Task, given: TracedInputs) -> Costs:

@@ -19,7 +19,7 @@ from experiments.harness.task import TracedInputs, Task
 from experiments.harness.train.block_updates import choose_cycles
 from experiments.harness.train.flops import count_costs
 from experiments.harness.train.progress import Progress
-from experiments.harness.train.run_batch import Group, TrainingProgress, Run
+from experiments.harness.train.run_batch import RunBatch, RunHandle, TrainingProgress
 from experiments.harness.train.scan_loop import Carry, chunk_of
 
 # A run writes about so many rows of metrics, whatever its length.
@@ -87,7 +87,7 @@ class Trainer:
         self._evaluations = evaluations
         self.longest_call = math.ceil(cycles / _ROWS)
         self._costs = count_costs(task, given)
-        self._how = choose_cycles(task, self._costs.step)
+        self._how = choose_cycles(task, self._costs.step.tolist())
         chunk = chunk_of(task, self._how, self.longest_call)
         self._chunk = jax.jit(chunk.run, donate_argnums=0)
         self._compiled: dict[int, jax.stages.Compiled] = {}
@@ -123,7 +123,7 @@ class Trainer:
     def program(self, carry: Carry, given: TracedInputs
                 ) -> jax.stages.Compiled | Callable[..., Carry]:
         """Compile the cycles for as many seeds, unless that is done already."""
-        if jax.config.jax_disable_jit:
+        if getattr(jax.config, 'jax_disable_jit'):  # jax declares no such name
             return self._chunk  # step by step, for whoever debugs
         seeds = len(given.key)
         if seeds not in self._compiled:
@@ -136,8 +136,8 @@ class Trainer:
         return jax.block_until_ready(self.program(carry, given)(
             carry, self.task.examples, given, np.int32(start), np.int32(stop)))
 
-    def train(self, runs: Sequence[Run], pace: CheckpointPolicy, progress: Progress
-              ) -> list[Any]:
+    def train(self, runs: Sequence[RunHandle], pace: CheckpointPolicy,
+              progress: Progress) -> list[Any]:
         """Train runs side by side; a single one goes on where its folder is.
 
         Args:
@@ -154,7 +154,7 @@ class Trainer:
           StorageError: no checkpoint can be written.
           SettingError: the checkpoints are those of other code.
         """
-        group = Group(self.task, runs)
+        group = RunBatch(self.task, runs)
         given = group.given
         carry, reached = self._resume(runs[0]) if len(runs) == 1 else (
             self.start(given), TrainingProgress())
@@ -189,7 +189,8 @@ class Trainer:
             saved = group.keep(carry, reached, saved, pace.checkpoint_every)
             reached = reached._replace(
                 rows=reached.rows + 1,
-                flops=reached.flops + self._costs.spent(stop - start, carry.sums.count))
+                flops=reached.flops + self._costs.spent(
+                    stop - start, np.asarray(carry.sums.count)))
             row = {'cycle': stop, 'epoch': stop * self.task.minibatches_per_cycle
                    / self.task.minibatches_per_epoch,
                    'seconds': round(reached.seconds, 4), 'gflop': reached.flops / 1e9}
@@ -203,12 +204,12 @@ class Trainer:
             group.save(carry, reached)
         return [error or mine for error, mine in zip(group.errors, models)]
 
-    def _test(self, group: Group, carry: Carry) -> list[Any]:
+    def _test(self, group: RunBatch, carry: Carry) -> list[Any]:
         """Evaluate each run by the program that it has alone, to the same bits."""
         return [self._evaluate(state, run.given)
                 for state, run in zip(group.split(carry.state), group.runs)]
 
-    def _resume(self, run: Run) -> tuple[Carry, TrainingProgress]:
+    def _resume(self, run: RunHandle) -> tuple[Carry, TrainingProgress]:
         """Where a run is, or its start, with the rows of metrics that belong to it."""
         folder = run.folder
 
