@@ -231,7 +231,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Solve every problem, print the table and perhaps write it."""
+    """Solve every problem, print the table and, with --out_dir, write it."""
     jax.config.update('jax_enable_x64', True)
     rows = [compare(name, PROBLEMS[name](values.seed), values.seed)
             for name in values.problems]

@@ -102,22 +102,22 @@ def main(experiment: Experiment, values: flags.FlagValues) -> None:
       DivergedError: a loss is not finite.
       PreemptedError: the process was asked to leave.
     """
-    bench = CompiledTask(experiment, values)
-    folder = open_folder(bench, values)
-    progress = Progress(experiment.name, bench.facts['cycles'])
-    error, = run(bench, [values], [folder], progress)
+    compiled = CompiledTask(experiment, values)
+    folder = open_folder(compiled, values)
+    progress = Progress(experiment.name, compiled.facts['cycles'])
+    error, = run(compiled, [values], [folder], progress)
     if error:
         raise error
 
 
-def open_folder(bench: CompiledTask, values: flags.FlagValues) -> RunFolder:
+def open_folder(compiled: CompiledTask, values: flags.FlagValues) -> RunFolder:
     """Make the folder of a run, or take over an interrupted or a shorter one."""
     return run_folder.create(
-        bench.experiment.name, values, bench.facts,
-        lambda flags: bench.check_begins_alike(values, flags))
+        compiled.experiment.name, values, compiled.facts,
+        lambda flags: compiled.check_begins_alike(values, flags))
 
 
-def run(bench: CompiledTask, all_values: Sequence[flags.FlagValues],
+def run(compiled: CompiledTask, all_values: Sequence[flags.FlagValues],
         folders: Sequence[RunFolder], progress: Progress) -> list[Exception | None]:
     """Make runs side by side, or go on with a single one.
 
@@ -127,24 +127,24 @@ def run(bench: CompiledTask, all_values: Sequence[flags.FlagValues],
     Raises:
       PreemptedError: the process was asked to leave.
     """
-    pace = CheckpointPolicy(all_values[0].checkpoint_every,
-                            all_values[0].preempt_latency)
+    policy = CheckpointPolicy(all_values[0].checkpoint_every,
+                              all_values[0].preempt_latency)
     with contextlib.ExitStack() as stack:
         for folder in folders:
             stack.enter_context(folder.attempt(alone=len(folders) == 1))
         with progress:
-            results = bench.trainer.train(
-                [RunHandle(folder, bench.experiment.traced_inputs(values))
-                 for folder, values in zip(folders, all_values)], pace, progress)
+            results = compiled.trainer.train(
+                [RunHandle(folder, compiled.experiment.traced_inputs(values))
+                 for folder, values in zip(folders, all_values)], policy, progress)
         ended_by: list[Exception | None] = []
         for folder, model in zip(folders, results):
             if ended_by:
                 preemption.begin_run()
-            ended_by.append(_complete(bench, folder, model, progress.quiet))
+            ended_by.append(_complete(compiled, folder, model, progress.quiet))
     return ended_by
 
 
-def _complete(bench: CompiledTask, folder: RunFolder, model, quiet: bool
+def _complete(compiled: CompiledTask, folder: RunFolder, model, quiet: bool
               ) -> Exception | None:
     """Write what a training ended with; an error is its own, not that of others."""
     try:
@@ -153,7 +153,7 @@ def _complete(bench: CompiledTask, folder: RunFolder, model, quiet: bool
         folder.save_params(model[0])
         # On the host: JAX would compile a program for each shape.
         first = jax.tree.map(_first_on_host, model)
-        bench.task.draw(folder.path, *first)
+        compiled.task.draw(folder.path, *first)
         if not quiet:  # the report of a sweep has the curves of all its trials
             figures.loss_curves(folder)
         figures.print_summary(folder)

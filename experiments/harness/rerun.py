@@ -30,8 +30,8 @@ from experiments.harness.runs import preemption, run_folder, status_log
 from experiments.harness.training_flags import (
     define_operational_flags, operational_arguments)
 
-# What of a manifest decides about bits, and what may be expected where it differs.
-_DECIDES = {
+# Field of a manifest that bits depend on -> what to expect where it differs.
+_MEANINGS = {
     'commit': 'other code: equal bits only if what changed leaves the numbers alone',
     'uncommitted': 'other code: its changes are in uncommitted.diff, as digested here',
     'versions': 'other versions: equal random numbers, losses equal to rounding',
@@ -107,14 +107,14 @@ def repeat(path: Path, again: Path, experiment: str, lengths: Sequence[int],
 
 
 def _compare_circumstances(then: dict[str, Any], now: dict[str, Any]) -> None:
-    for name, meaning in _DECIDES.items():
+    for name, meaning in _MEANINGS.items():
         if then.get(name) != now[name]:
             print(f'{name} was {_short(then.get(name))} and is {_short(now[name])}: '
                   f'{meaning}')
 
 
 def _changes(path: Path) -> str | None:
-    """Name what the code of a run had beside its commit, by its digest."""
+    """Return a digest of the uncommitted changes that a run was made with."""
     try:
         return hashlib.sha256(
             (path / 'uncommitted.diff').read_bytes()).hexdigest()[:12]
@@ -123,7 +123,7 @@ def _changes(path: Path) -> str | None:
 
 
 def _digests_of_files(path: Path) -> dict[str, str]:
-    # What the readers of a damaged file raise, they do not say.
+    # What numpy and zipfile raise for a damaged file is not documented.
     with contextlib.suppress(Exception):
         return run_folder.digests(path)
     return {}
@@ -134,7 +134,7 @@ def _differing(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
 
 
 def first_difference(path: Path, again: Path) -> str:
-    """Say where two runs part, and by how much."""
+    """Return a sentence on where two runs differ first, and by how much."""
     before, now = run_folder.read_rows(path), run_folder.read_rows(again)
     for number, rows in enumerate(zip(before, now), 1):
         one, other = (dict(_leaves(row)) for row in rows)

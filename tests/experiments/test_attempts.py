@@ -56,7 +56,7 @@ def test_running_as_long_as_the_lease_is_held(tmp_path):
     try:
         assert status_log.state_of(tmp_path) == State('running', attempts=2)
     finally:
-        lease.give_back()
+        lease.release()
     assert status_log.state_of(tmp_path) == State('preempted', attempts=2)
 
 

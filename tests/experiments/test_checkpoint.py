@@ -68,7 +68,7 @@ def train_in(folder, task, pace=CheckpointPolicy()):
 @pytest.fixture
 def train(cheap_compilation, monkeypatch):
     """(task, folder) -> params; rows of four cycles, calls of one."""
-    monkeypatch.setattr(trainer, '_ROWS', 3)
+    monkeypatch.setattr(trainer, '_NUM_ROWS', 3)
 
     def train(task, folder):
         with cheap_compilation():
@@ -85,7 +85,7 @@ def whole(tmp_path_factory, cheap_compilation):
     def train(name):
         folder = RunFolder(tmp_path_factory.mktemp(name))
         with pytest.MonkeyPatch.context() as monkeypatch, cheap_compilation():
-            monkeypatch.setattr(trainer, '_ROWS', 3)
+            monkeypatch.setattr(trainer, '_NUM_ROWS', 3)
             params = train_in(folder, STUDIES[name])
         return params, without_seconds(folder.path)
     return {name: train(name) for name in STUDIES}
@@ -310,7 +310,7 @@ def test_the_same_run_goes_on_and_no_other(tmp_path, capsys):
         folder = run_folder.create(
             'vae', parse(f'--run_dir={tmp_path}', '--hidden=8', *arguments),
             {'data': {'file': data}})
-        folder.lease.give_back()
+        folder.lock.release()
         return folder
 
     create('--beta=4')  # which has not begun

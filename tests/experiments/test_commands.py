@@ -191,7 +191,7 @@ def complete(run):
 
 def fail(run, kind):
     if kind == 'killed':
-        for _ in range(status_log._DEATHS):
+        for _ in range(status_log._MAX_DEATHS):
             status_log.began(run, 0)
     else:
         status_log.ended(run, 'failed', kind, 'for a reason')
@@ -329,7 +329,7 @@ def test_retry_leaves_what_another_process_has(trials, call, launched, monkeypat
     before = status_log.read(trials[1])
     call('some.toml', 'retry', '--out_dir=there')
     assert status_log.read(trials[1]) == before and left(trials[1]) == FILES
-    lease.give_back()
+    lease.release()
     # Nor what it has tried and completed meanwhile.
     status_log.retry(trials[1])
     begin(trials[1])

@@ -29,7 +29,7 @@ def create():
     made = []
     yield create
     for folder in made:
-        folder.lease.give_back()
+        folder.lock.release()
 
 
 @pytest.fixture
@@ -203,12 +203,12 @@ def test_an_attempt_that_is_left_from_a_thread_says_so(tmp_path, create):
     folder = create('vae', parse(f'--run_dir={tmp_path}'), {})
     with folder.attempt():
         folder.begin(0)
-        farewell, = preemption._farewells
+        farewell, = preemption._exit_callbacks
         farewell()  # and the process ends
         assert status_log.state_of(tmp_path) == status_log.State(
             'preempted', attempts=1)
         assert status_log.is_over(tmp_path) and not (tmp_path / 'lease').exists()
-    assert not preemption._farewells
+    assert not preemption._exit_callbacks
 
 
 @pytest.mark.parametrize('where', ['file/run', 'file', 'x' * 300])

@@ -194,7 +194,7 @@ def test_rows_count_sweeps_and_passes_over_the_data(trained):
 
 def test_numbers_do_not_depend_on_the_chunks(trained, train, monkeypatch):
     params, rows = trained['fresh']
-    monkeypatch.setattr(trainer, '_ROWS', 3)
+    monkeypatch.setattr(trainer, '_NUM_ROWS', 3)
     chunked, fewer = train(STUDY, evaluations=4)
     assert [row['cycle'] for row in fewer] == [0, 2, 3, 4, 6, 8]
     assert_equal_trees(chunked, params, rtol=0)

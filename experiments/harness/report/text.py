@@ -10,7 +10,7 @@ from experiments.harness.report.tables import Line, Results
 from experiments.harness.sweep.spec import Sweep
 
 # Of a terminal of 80 columns, what two estimates leave.
-_NAME = 41
+_NAME_WIDTH = 41
 
 
 def lines(sweep: Sweep, folder: Path) -> Iterator[str]:
@@ -27,7 +27,7 @@ def _table(result: Results) -> Iterator[str]:
     columns = [[line.at_cycles for line in shown], [line.at_gflop for line in shown]]
     digits = tables.digits(columns[0] + columns[1])
     names = [_name(line) for line in shown]
-    width = min(max(map(len, names)), _NAME)
+    width = min(max(map(len, names)), _NAME_WIDTH)
     yield ''
     yield from textwrap.wrap(f'{result.table.title}: {result.table.label}', 80)
     yield (f'{"":{width}}  {f"at {result.cycles:.0f} cycles":18}  '

@@ -6,8 +6,8 @@
 
 A checkpoint is written beside the others, brought to the disk and renamed, so that
 whatever happens in between leaves the others alone. orbax reads a flipped bit back as a
-number like any other; the digests tell. Those of the files are looked at first, because
-orbax leaves threads behind where it cannot read; those of the leaves tell that what is
+number like any other; the digests show it. Those of the files are checked first, because
+orbax leaves threads behind where it cannot read; those of the leaves check that what is
 read is what was in memory.
 """
 
@@ -30,7 +30,7 @@ from cdgm.blocks import leaf_path
 from experiments.harness.errors import SettingError, StorageError
 
 # One to go on from, and one in case that it is damaged.
-_KEPT = 2
+_NUM_KEPT = 2
 
 
 class Checkpoint(NamedTuple):
@@ -68,7 +68,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         number = max((int(path.name) for path in numbered(folder)), default=0) + 1
         writing.rename(folder / f'{number:06d}')
         _sync_entry(folder)
-        for old in numbered(folder)[:-_KEPT]:
+        for old in numbered(folder)[:-_NUM_KEPT]:
             _remove(old.rename(folder / '.old'))
     # Of orbax, anything: it reports a full disk in many ways.
     except Exception as error:
@@ -94,7 +94,7 @@ def load(folder: Path, form, check: Callable[[dict[str, Any]], None]
          ) -> Checkpoint | None:
     """Read the last good checkpoint.
 
-    One that is damaged is set aside, in the folder above, and told of on stderr.
+    One that is damaged is set aside, in the folder above, and reported on stderr.
 
     Args:
       folder: of the checkpoints; it need not exist.

@@ -7,7 +7,7 @@
     attempts.jsonl    what became of it, see `status_log`
     metrics.jsonl     one row a chunk of training; arrays have one entry a seed
     checkpoints/      where to go on, see `checkpoint`; of a complete run the last one,
-                      for whoever trains it longer, and of no other use
+                      to train it longer; may be deleted
     params.npz        the final parameters, leaf path -> array with a leading seed axis
     *.png             figures
     tensorboard/      with --tensorboard
@@ -45,8 +45,8 @@ from experiments.harness.training_flags import (
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy')
 
-# What of the environment decides how XLA rounds.
-_ROUNDS = ('versions', 'device', 'cores', 'xla_flags')
+# What of the environment XLA's rounding depends on.
+_ROUNDING_FACTS = ('versions', 'device', 'cores', 'xla_flags')
 
 
 class BusyError(SettingError):
@@ -58,14 +58,14 @@ class RunFolder(NamedTuple):
 
     Attributes:
       path: of the folder.
-      lease: what keeps other processes out; None for a folder that was not made by
+      lock: what keeps other processes out; None for a folder that was not made by
         `create`.
       events: for TensorBoard, or None.
       lengths: in cycles, at which the run was complete before it was made longer.
     """
 
     path: Path
-    lease: RunLock | None = None
+    lock: RunLock | None = None
     events: Events | None = None
     lengths: tuple[int, ...] = ()
 
@@ -89,7 +89,7 @@ class RunFolder(NamedTuple):
             np.savez(file, **arrays)
 
     def rows_so_far(self) -> dict[str, Any]:
-        """Bring the metrics to the disk and say how many bytes, with what digest."""
+        """Flush the metrics to the disk; return their length in bytes and their digest."""
         with open(self.path / 'metrics.jsonl', 'a+b') as file:
             atomic.sync(file)
             file.seek(0)
@@ -97,7 +97,7 @@ class RunFolder(NamedTuple):
         return {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
 
     def has_rows(self, rows: dict[str, Any]) -> bool:
-        """Say whether the metrics begin as `rows_so_far` said."""
+        """Return whether the metrics begin as `rows_so_far` described them."""
         with contextlib.suppress(FileNotFoundError):
             content = (self.path / 'metrics.jsonl').read_bytes()[:rows['bytes']]
             return (len(content) == rows['bytes']
@@ -105,7 +105,7 @@ class RunFolder(NamedTuple):
         return False
 
     def cut_rows(self, rows: dict[str, Any] | None) -> bool:
-        """Drop the metrics beyond `rows`, None for all; say whether there were any."""
+        """Drop the metrics beyond `rows`, None for all; return whether there were any."""
         try:
             os.truncate(self.path / 'metrics.jsonl', rows['bytes'] if rows else 0)
         except FileNotFoundError:
@@ -114,7 +114,7 @@ class RunFolder(NamedTuple):
 
     def begin(self, cycle: int) -> None:
         """Note that an attempt goes on from a cycle."""
-        if self.lease is not None:
+        if self.lock is not None:
             status_log.began(self.path, cycle)
 
     @contextlib.contextmanager
@@ -131,8 +131,8 @@ class RunFolder(NamedTuple):
         def give_back():
             if self.events is not None:
                 self.events.close()
-            if self.lease is not None:
-                self.lease.give_back()
+            if self.lock is not None:
+                self.lock.release()
 
         def leave():
             note_preempted()
@@ -157,7 +157,7 @@ class RunFolder(NamedTuple):
 
     def finish(self) -> None:
         """Declare the run complete and drop its checkpoints but for the last."""
-        if self.lease is not None and not self.lease.held():
+        if self.lock is not None and not self.lock.is_mine():
             raise StorageError(f'run folder {self.path} was taken over by another '
                                'process while this one gave no sign of life.')
         preemption.finished()
@@ -243,7 +243,7 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any],
         else:
             path = new_folder(path)
         try:
-            lease = RunLock(path)
+            lock = RunLock(path)
         except TakenError as error:
             raise BusyError(f'run folder {path} is being written by {error}; give '
                             'another --run_dir, or wait for it.') from None
@@ -251,9 +251,9 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any],
             events = Events(path) if values.tensorboard else None
             lengths = _open(path, values, manifest, facts, check_longer)
         except BaseException:
-            lease.give_back()
+            lock.release()
             raise
-    return RunFolder(path, lease, events, lengths)
+    return RunFolder(path, lock, events, lengths)
 
 
 def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],
@@ -326,7 +326,7 @@ def _check_same(path: Path, values: flags.FlagValues, before: dict[str, Any],
             f'run folder {path} holds {kind} run with other flags (then '
             f'{then or "none"}, now {now or "none"}); give the same, or another '
             '--run_dir.')
-    for name in (*facts, *_ROUNDS):
+    for name in (*facts, *_ROUNDING_FACTS):
         if before.get(name) == manifest[name]:
             continue
         if name == 'cycles':
@@ -369,7 +369,7 @@ def new_folder(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):
             free = path if number == 1 else path.with_name(f'{path.name}-{number}')
-            with contextlib.suppress(FileExistsError):  # perhaps just now
+            with contextlib.suppress(FileExistsError):  # another process was first
                 free.mkdir()
                 break
     return free
@@ -392,7 +392,7 @@ def _environment() -> dict[str, Any]:
 
 @functools.cache
 def _machine() -> dict[str, Any]:
-    """What does not change as long as the process lives."""
+    """What is the same for all runs of a process."""
     device = jax.devices()[0]
     return {
         'python': platform.python_version(),
@@ -422,7 +422,7 @@ def _diff() -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the code; None where there is no repository, or no git."""
+    """Output of a git command; None without a repository or git."""
     try:
         done = subprocess.run(['git', *arguments], cwd=Path(__file__).parent,
                               capture_output=True, text=True, check=False)

@@ -25,7 +25,7 @@ class Cycles(NamedTuple):
         `batches` is [N, U, B, ...] and `keys` [N, U] with fresh minibatches,
         [N, 1, ...] of both without.
       descent_state: state -> DescentState[N].
-      apart: whether seeds know nothing of each other, so that the state can be cut
+      independent: whether seeds do not affect each other, so that the state can be cut
         along N.
     """
 
@@ -33,7 +33,7 @@ class Cycles(NamedTuple):
     cycle: Callable[[Any, jax.Array, jax.Array,
                      TracedInputs], tuple[Any, cdgm.StepInfo]]
     descent_state: Callable[[Any], cdgm.DescentState]
-    apart: bool
+    independent: bool
 
 
 def cycles_in_order(task: Task) -> Cycles:
@@ -56,7 +56,7 @@ def cycles_in_order(task: Task) -> Cycles:
         return descent.cycle(state, first(batches), keys[0], updates)
 
     return Cycles(jax.vmap(init), jax.vmap(of_one_seed), lambda state: state,
-                  apart=True)
+                  independent=True)
 
 
 def cycles_by_rule(task: Task, choice: Choice, costs: Sequence[float]) -> Cycles:
@@ -82,7 +82,7 @@ def cycles_by_rule(task: Task, choice: Choice, costs: Sequence[float]) -> Cycles
         return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), infos)
 
     return Cycles(lambda params, model_state, given: driven(given).init(
-        params, model_state), cycle, lambda state: state.descent, apart=False)
+        params, model_state), cycle, lambda state: state.descent, independent=False)
 
 
 def choose_cycles(task: Task, costs: Sequence[float]) -> Cycles:

@@ -35,5 +35,5 @@ def cycle_program(task: Task, given: TracedInputs) -> str:
         return task.prepare(examples, given.key), [
             descent.step(state, batch, given.key, name) for name in task.blocks]
 
-    with jax.disable_jit(False):  # whoever debugs without jit still wants to know
+    with jax.disable_jit(False):  # it is compared under JAX_DISABLE_JIT, too
         return jax.jit(steps).lower(state, batch, given, examples).as_text()

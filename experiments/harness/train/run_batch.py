@@ -50,7 +50,7 @@ class TrainingProgress(NamedTuple):
     flops: float = 0.
 
 
-def together(given: Sequence[TracedInputs]) -> TracedInputs:
+def concatenate_inputs(given: Sequence[TracedInputs]) -> TracedInputs:
     """Put what several runs are given on one axis."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *given)
 
@@ -61,7 +61,7 @@ class RunBatch:
     def __init__(self, task: Task, runs: Sequence[RunHandle]):
         self._names, self.runs = task.blocks, runs
         self._seeds = len(runs[0].given.key)
-        self.given = together([run.given for run in runs])
+        self.given = concatenate_inputs([run.given for run in runs])
         self.errors: list[DivergedError | None] = [None] * len(runs)
         if len(runs) > 1:
             for run in runs:
@@ -134,7 +134,7 @@ class RunBatch:
                 for state, loss, aux, bad in parts]
 
     def note(self, reached: TrainingProgress) -> None:
-        """Say that what was reached is on the disk."""
+        """Note for the exit message that what was reached is on the disk."""
         preemption.saved(reached.cycle, self.runs[0].folder.path)
 
     def drop_bad(self, bad: FirstBad) -> None:

@@ -22,15 +22,15 @@ from experiments.harness.train.progress import Progress
 from experiments.harness.train.run_batch import RunBatch, RunHandle, TrainingProgress
 from experiments.harness.train.scan_loop import Carry, chunk_of
 
-# A run writes about so many rows of metrics, whatever its length.
-_ROWS = 100
+# Rows of metrics that a run writes, about, whatever its length.
+_NUM_ROWS = 100
 
-# The share of the time to leave that a call may take; the rest is to evaluate and save.
-_CALL = 0.25
+# Share of `preempt_latency` that a call may take; the rest is to evaluate and save.
+_CALL_SHARE = 0.25
 
 
 class CheckpointPolicy(NamedTuple):
-    """How often a training looks up.
+    """When a training saves, and how long a call may take.
 
     Attributes:
       checkpoint_every: seconds between checkpoints; without, there are none but on
@@ -43,7 +43,7 @@ class CheckpointPolicy(NamedTuple):
 
 
 def rows_at(lengths: Sequence[int], evaluations: int) -> dict[int, bool]:
-    """Say after how many cycles a run writes a row of metrics.
+    """Return the numbers of cycles at which a run writes a row of metrics.
 
     Args:
       lengths: at which the run was complete, in cycles, and is to be at last; each is
@@ -62,7 +62,7 @@ def rows_at(lengths: Sequence[int], evaluations: int) -> dict[int, bool]:
     rows = {0: True}
     for before, cycles in zip((0, *lengths), lengths):
         tests = {round(cycles * i / evaluations) for i in range(evaluations + 1)}
-        written = {*range(0, cycles, math.ceil(cycles / _ROWS)), cycles, *tests}
+        written = {*range(0, cycles, math.ceil(cycles / _NUM_ROWS)), cycles, *tests}
         rows |= {at: at in tests for at in sorted(written) if at > before}
     return rows
 
@@ -85,7 +85,7 @@ class Trainer:
     def __init__(self, task: Task, cycles: int, evaluations: int, given: TracedInputs):
         self.task, self.cycles = task, cycles
         self._evaluations = evaluations
-        self.longest_call = math.ceil(cycles / _ROWS)
+        self.longest_call = math.ceil(cycles / _NUM_ROWS)
         self._costs = count_costs(task, given)
         self._how = choose_cycles(task, self._costs.step.tolist())
         chunk = chunk_of(task, self._how, self.longest_call)
@@ -112,9 +112,9 @@ class Trainer:
             descent.params, descent.model_state)
 
     @property
-    def apart(self) -> bool:
+    def independent(self) -> bool:
         """Whether runs can be trained side by side."""
-        return self._how.apart
+        return self._how.independent
 
     def start(self, given: TracedInputs) -> Carry:
         """Compute what a training starts from."""
@@ -124,7 +124,7 @@ class Trainer:
                 ) -> jax.stages.Compiled | Callable[..., Carry]:
         """Compile the cycles for as many seeds, unless that is done already."""
         if getattr(jax.config, 'jax_disable_jit'):  # jax declares no such name
-            return self._chunk  # step by step, for whoever debugs
+            return self._chunk  # step by step, for debugging
         seeds = len(given.key)
         if seeds not in self._compiled:
             self._compiled[seeds] = self._chunk.lower(
@@ -136,13 +136,13 @@ class Trainer:
         return jax.block_until_ready(self.program(carry, given)(
             carry, self.task.examples, given, np.int32(start), np.int32(stop)))
 
-    def train(self, runs: Sequence[RunHandle], pace: CheckpointPolicy,
+    def train(self, runs: Sequence[RunHandle], policy: CheckpointPolicy,
               progress: Progress) -> list[Any]:
         """Train runs side by side; a single one goes on where its folder is.
 
         Args:
-          runs: to train; more than one only where seeds are `apart`.
-          pace: how often to look up.
+          runs: to train; more than one only where seeds are `independent`.
+          policy: when to save.
           progress: what shows it.
 
         Returns:
@@ -174,9 +174,9 @@ class Trainer:
         self.program(carry, given)
         for start, stop in list(zip(stops, stops[1:]))[reached.rows - 1:]:
             while reached.cycle < stop and not group.is_lost:
-                saved = group.keep(carry, reached, saved, pace.checkpoint_every)
+                saved = group.keep(carry, reached, saved, policy.checkpoint_every)
                 preemption.mark_dirty()
-                upto = _end_of_call(reached.cycle, stop, seconds, pace.latency)
+                upto = _end_of_call(reached.cycle, stop, seconds, policy.latency)
                 began = time.perf_counter()
                 carry = self.call(carry, given, reached.cycle, upto)
                 took = time.perf_counter() - began
@@ -186,7 +186,7 @@ class Trainer:
                 group.drop_bad(carry.bad)
             if group.is_lost:
                 break
-            saved = group.keep(carry, reached, saved, pace.checkpoint_every)
+            saved = group.keep(carry, reached, saved, policy.checkpoint_every)
             reached = reached._replace(
                 rows=reached.rows + 1,
                 flops=reached.flops + self._costs.spent(
@@ -200,7 +200,7 @@ class Trainer:
             progress.advance(stop - start, shown)
         models = group.split(self.model(carry.state))
         group.drop_unless_finite([params for params, *_ in models])
-        if math.isfinite(pace.checkpoint_every) and not group.is_lost:
+        if math.isfinite(policy.checkpoint_every) and not group.is_lost:
             group.save(carry, reached)
         return [error or mine for error, mine in zip(group.errors, models)]
 
@@ -237,8 +237,8 @@ def _cleared(sums):
     return jax.tree.map(jnp.zeros_like, sums)
 
 
-def _end_of_call(cycle: int, stop: int, pace: float, latency: float) -> int:
+def _end_of_call(cycle: int, stop: int, seconds: float, latency: float) -> int:
     """The cycle up to which a call may go, given the seconds that a cycle took."""
     if math.isinf(latency):
         return stop
-    return min(stop, cycle + max(1, int(_CALL * latency / pace)))
+    return min(stop, cycle + max(1, int(_CALL_SHARE * latency / seconds)))
