@@ -7,7 +7,7 @@ half the other gets ready, in the second some of the trials are done. What then 
 waits is shared. Never sharing would waste hours, sharing at once wastes a compilation;
 this wastes no more than three at worst.
 
-    SWEEP/groups/NAME/lease   of the worker that took a group up first, see `lease`
+    SWEEP/groups/NAME/lease   of the worker that took a group up first, see `run_lock`
 """
 
 import contextlib
