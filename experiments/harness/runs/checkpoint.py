@@ -8,7 +8,7 @@ A checkpoint is written beside the others, brought to the disk and renamed, so t
 whatever happens in between leaves the others alone. orbax reads a flipped bit back as a
 number like any other; the digests show it. Those of the files are checked first, because
 orbax leaves threads behind where it cannot read; those of the leaves check that what is
-read is what was in memory.
+read is what was in memory. They take 6 of the 155 ms of saving 3.6 MB in 30 leaves.
 """
 
 import contextlib

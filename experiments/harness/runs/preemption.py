@@ -6,8 +6,9 @@
     a second INT            it leaves at once: status 130
     nothing left to do      it ends as if not asked
 
-Python runs a signal's handler between two lines of Python, which compiling and XLA's
-loops keep away for long; so a thread is woken through a pipe and decides.
+By hand, as no library does it: a thread is woken through a pipe and decides. Python's own
+handlers run between two lines of Python, or when a library lets them: jax 0.10 does so
+within 0.2 s, compiling for 15 s or in a loop of 40 s, but promises nothing.
 """
 
 import contextlib

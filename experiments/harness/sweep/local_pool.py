@@ -1,4 +1,8 @@
-"""Workers of this machine: processes that share the trials, replaced when they die."""
+"""Workers of this machine: processes that share the trials, replaced when they die.
+
+By hand: in `concurrent.futures` one killed worker breaks the whole pool, and workers
+are given their work; these find it in files, as workers of other machines do.
+"""
 
 import os
 import subprocess

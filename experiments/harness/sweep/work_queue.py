@@ -2,10 +2,12 @@
 
 A group without a worker comes first. In one that has a worker, a second is of use only
 if the trials outlast another compilation, and how long they take is not known. So it
-waits for twice the time in which it last got ready for a group: in the first
-half the other gets ready, in the second some of the trials are done. What then still
-waits is shared. Never sharing would waste hours, sharing at once wastes a compilation;
-this wastes no more than three at worst.
+waits for twice the time of its last set-up: in the first half the other gets ready, in
+the second some of the trials are done. What then still waits is shared. Never sharing
+would waste hours, sharing at once wastes a compilation; this wastes three at worst.
+
+By hand: libraries of queues need a server, where workers of several machines have a
+folder in common. Reading the state of a trial takes 0.1 ms.
 
     SWEEP/groups/NAME/lease   of the worker that took a group up first, see `run_lock`
 """

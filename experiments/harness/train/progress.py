@@ -1,4 +1,4 @@
-"""A progress bar for a person, a few lines for a log file."""
+"""A progress bar for a person, drawn by rich; a few lines for a log file."""
 
 from typing import Any
 

@@ -25,7 +25,7 @@ from experiments.harness.sweep import batching, work_queue, worker
 from experiments.harness.sweep import spec as sweeps
 from experiments.harness.sweep.batching import Plan
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 TABLE = '''
 title = 'T'
 [[table]]

@@ -15,7 +15,7 @@ from experiments.harness import cli
 from experiments.harness.runs import run_folder, run_lock
 from experiments.harness.runs.run_lock import RunLock, TakenError, is_held
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 HOLD = '''
 import sys
 from pathlib import Path

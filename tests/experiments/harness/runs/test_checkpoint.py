@@ -275,7 +275,7 @@ for number in count(1):
 def test_killed_while_saving(milliseconds, tmp_path):
     folder = tmp_path / 'checkpoints'
     with subprocess.Popen([sys.executable, '-c', SAVE, folder], stdout=subprocess.PIPE,
-                          cwd=Path(__file__).parents[2]) as process:
+                          cwd=Path(__file__).parents[4]) as process:
         process.stdout.readline()
         time.sleep(milliseconds / 1000)
         process.kill()

@@ -15,7 +15,7 @@ from experiments.harness import cli
 from experiments.harness.runs import preemption, status_log
 from experiments.harness.runs.run_folder import read_rows
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 LATENCY = 5.
 
 # What a process does that is about to lose something, or has nothing to lose.

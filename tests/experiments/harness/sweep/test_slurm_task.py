@@ -12,7 +12,7 @@ import pytest
 from experiments.harness.sweep import slurm_task
 from experiments.harness.sweep.slurm_task import ArrayTask
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 TASK = '''
 import sys
