@@ -58,6 +58,11 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     if values.tensorboard:
         tensorboard.import_tensorboardx()
     sweeps.save(sweep, folder)
+    orphans = sweep_status.orphans(sweep, folder)
+    if orphans:
+        print(f'note: {len(orphans)} runs in {folder} are of no trial of the sweep any '
+              'more; with another flag, the length included, a trial starts anew.',
+              flush=True)
     # The error asked for room on the disk, and the command is run again.
     _retry_failed(sweep, folder, 'disk')
     try:

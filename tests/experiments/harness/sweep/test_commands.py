@@ -221,6 +221,17 @@ def test_status_of_what_was_never_started(folder, call):
     assert not Path('runs').exists()
 
 
+def test_runs_of_another_length_are_mentioned(trials, folder, call, launched):
+    for run in trials:
+        run.mkdir(exist_ok=True)
+        complete(run)
+    status, said, _ = call(*AT, '--set=cycles=9')
+    assert status == 1, 'nothing is launched here'
+    assert said.splitlines()[0] == (
+        'note: 4 runs in there are of no trial of the sweep any more; with another '
+        'flag, the length included, a trial starts anew.')
+
+
 def test_a_run_that_ends_well(trials, folder, call, launched):
     for run in trials:
         run.mkdir(exist_ok=True)
