@@ -17,10 +17,13 @@ OPERATIONAL_FLAGS = ('data_dir', 'checkpoint_every', 'preempt_latency', 'tensorb
 # Flags that leave the numbers as they are.
 NON_IDENTITY_FLAGS = ('run_dir', *OPERATIONAL_FLAGS)
 
+# Flags that say how long a run is, and that may grow when it is complete.
+LENGTH_FLAGS = ('epochs', 'cycles')
+
 
 def define_operational_flags(values: flags.FlagValues) -> None:
     """Define the flags of `OPERATIONAL_FLAGS`."""
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_string('data_dir', None, 'Folder that holds the data files already '
                         '(or CDGM_DATA_DIR); otherwise they are downloaded.', **own)
     flags.DEFINE_float('checkpoint_every', 60., 'Seconds from one checkpoint to the '
@@ -41,7 +44,7 @@ def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
                  batch_size: int, epochs: float, fresh_minibatches: bool) -> None:
     """Define the common flags; the arguments are the defaults that differ."""
     define_operational_flags(values)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_enum('dataset', 'digits', sorted(DATASETS), 'Data to model.', **own)
     flags.DEFINE_string('order', order, 'Block updates of a cycle, as in '
                         'decoder,encoder or discriminator*5,generator; joint or '
@@ -71,7 +74,8 @@ def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
     flags.DEFINE_integer('seed', 0, 'The first seed.', lower_bound=0,
                          upper_bound=2 ** 31 - 1, **own)
     flags.DEFINE_string('run_dir', None, 'Folder of the run; a new one under runs/ '
-                        'unless given. One that was interrupted goes on.', **own)
+                        'unless given. One that was interrupted goes on; a complete '
+                        'one too, where it is to be longer.', **own)
 
 
 class UpdatePlan(NamedTuple):

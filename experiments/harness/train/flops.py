@@ -10,6 +10,7 @@ import cdgm
 from cdgm._explain import program_cost
 from experiments.harness.task import TracedInputs, Task
 from experiments.harness.train.block_updates import cycles_in_order
+from experiments.harness.train.cycle_program import abstract_state
 
 
 class Costs(NamedTuple):
@@ -33,7 +34,7 @@ class Costs(NamedTuple):
         """FLOPs of some cycles, in which each block had some updates."""
         if self.cycle:
             return cycles * self.cycle
-        return float((self.step + self.probe) @ np.asarray(updates))
+        return float((self.step + self.probe) @ updates)
 
 
 def count_costs(task: Task, given: TracedInputs) -> Costs:
@@ -45,11 +46,7 @@ def count_costs(task: Task, given: TracedInputs) -> Costs:
     """
     updates, choice = task.order.updates, task.order.choice
     none = np.zeros(len(task.blocks))
-    state = jax.eval_shape(
-        lambda key, hyper: task.descent(hyper).init(
-            task.init(key), task.model_state and task.model_state(key)), *given)
-    batch = jax.eval_shape(task.prepare, jax.tree.map(
-        lambda x: x[:task.batch_size], task.examples), given.key)
+    state, batch = abstract_state(task, given)
     if choice is None and len(set(updates)) == len(updates):
         def stack(tree, *axes):
             return jax.tree.map(

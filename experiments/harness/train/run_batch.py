@@ -19,10 +19,10 @@ from experiments.harness.runs import checkpoint, preemption
 from experiments.harness.runs.checkpoint import Checkpoint
 from experiments.harness.runs.run_folder import RunFolder
 from experiments.harness.task import TracedInputs, Task
-from experiments.harness.train.scan_loop import Carry, FirstBad
+from experiments.harness.train.scan_loop import Carry, FirstBad, Sums
 
 
-class Run(NamedTuple):
+class RunHandle(NamedTuple):
     """A run of a task.
 
     Attributes:
@@ -50,18 +50,18 @@ class TrainingProgress(NamedTuple):
     flops: float = 0.
 
 
-def together(given: Sequence[TracedInputs]) -> TracedInputs:
+def concatenate_inputs(given: Sequence[TracedInputs]) -> TracedInputs:
     """Put what several runs are given on one axis."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *given)
 
 
-class Group:
+class RunBatch:
     """Runs side by side, and which of them have diverged."""
 
-    def __init__(self, task: Task, runs: Sequence[Run]):
+    def __init__(self, task: Task, runs: Sequence[RunHandle]):
         self._names, self.runs = task.blocks, runs
         self._seeds = len(runs[0].given.key)
-        self.given = together([run.given for run in runs])
+        self.given = concatenate_inputs([run.given for run in runs])
         self.errors: list[DivergedError | None] = [None] * len(runs)
         if len(runs) > 1:
             for run in runs:
@@ -118,19 +118,23 @@ class Group:
 
     def save(self, carry: Carry, reached: TrainingProgress) -> None:
         """Save every run as if it were alone."""
-        cut = zip(*(self.split(part) for part in (
-            carry.state, carry.sums._replace(count=None), carry.bad))) if len(
-                self.runs) > 1 else [(carry.state, carry.sums, carry.bad)]
-        for run, error, (state, sums, bad) in zip(self.runs, self.errors, cut):
+        for run, error, mine in zip(self.runs, self.errors, self._split_carry(carry)):
             if not error:
-                mine = Carry(state, sums._replace(count=carry.sums.count), bad)
                 checkpoint.save(run.folder.checkpoints, Checkpoint(
                     mine, {'reached': reached._asdict(),
                            'rows': run.folder.rows_so_far()}))
         self.note(reached)
 
+    def _split_carry(self, carry: Carry) -> list[Carry]:
+        if len(self.runs) == 1:
+            return [carry]
+        parts = self.split((carry.state, carry.sums.loss, carry.sums.aux, carry.bad))
+        # The updates are counted for all runs together.
+        return [Carry(state, Sums(carry.sums.count, loss, aux), bad)
+                for state, loss, aux, bad in parts]
+
     def note(self, reached: TrainingProgress) -> None:
-        """Say that what was reached is on the disk."""
+        """Note for the exit message that what was reached is on the disk."""
         preemption.saved(reached.cycle, self.runs[0].folder.path)
 
     def drop_bad(self, bad: FirstBad) -> None:
