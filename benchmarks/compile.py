@@ -67,9 +67,9 @@ def stacked(problem: problems.Problem) -> None:
 FORMS = {'named': named, 'traced': traced, 'stacked': stacked}
 
 
-def cache_rows() -> list[dict[str, float]]:
+def cache_rows() -> list[dict[str, float | str]]:
     """Seconds of a fresh process that compiles the `traced` program, twice."""
-    rows = []
+    rows: list[dict[str, float | str]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ('empty cache', 'cache of the first run'):
             env = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': folder}

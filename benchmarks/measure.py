@@ -114,7 +114,7 @@ def program(step: Callable[[Any], Any], state: Any, *, steps: int = 1,
     counted = compiled.cost_analysis() or {}
     memory = compiled.memory_analysis()
     return Program(run, steps * calls, counted.get('flops', 0) / steps if count else
-                   None, memory.temp_size_in_bytes / 1e6)
+                   None, memory.temp_size_in_bytes / 1e6 if memory else None)
 
 
 def time_all(programs: dict[str, Program], rounds: int) -> dict[str, float]:
@@ -154,14 +154,19 @@ def matmul_program(size: int = 1024) -> Program:
     """The machine's limit: a product of square float32 matrices."""
     product = jax.jit(lambda a, b: a @ b)
     a = jnp.ones((size, size), jnp.float32)
-    return Program(lambda: jax.block_until_ready(product(a, a)), 1, 2. * size ** 3)
+    return Program(lambda: jax.block_until_ready(product(a, a)), 1,
+                   _matmul_flops(size))
+
+
+def _matmul_flops(size: int = 1024) -> float:
+    return 2. * size ** 3
 
 
 def measure(programs: dict[str, Program], rounds: int) -> list[dict[str, Any]]:
     """One row a program: what it took, and what share of the machine it used."""
     programs = {**programs, MATMUL: matmul_program()}
     times = time_all(programs, rounds)
-    best = programs[MATMUL].flops / times[MATMUL]
+    best = _matmul_flops() / times[MATMUL]
     rows = []
     for name, ms in times.items():
         flops, megabytes = programs[name].flops, programs[name].megabytes

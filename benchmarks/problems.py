@@ -75,8 +75,9 @@ def gan() -> Problem:
     """The reference GAN."""
     key = jax.random.key(0)
     model = models.gan(IMAGE, 100)
-    nets = {'generate': model.generate, 'discriminate': model.discriminate,
-            'latent_size': 100, 'loss': losses.non_saturating}
+    nets: dict[str, Any] = {
+        'generate': model.generate, 'discriminate': model.discriminate,
+        'latent_size': 100, 'loss': losses.non_saturating}
     batch = jax.random.uniform(key, (GAN_BATCH, *IMAGE))
     return Problem(model.init(key), {
         'discriminator': partial(losses.discriminator_loss, **nets),

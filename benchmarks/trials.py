@@ -55,7 +55,7 @@ def run_all(commands: Iterable[list[str]], cache: Path | None) -> float:
 
 def digests(folder: Path, trials: Iterable[sweeps.Trial]) -> list[dict[str, str]]:
     """What the trials of a folder have computed."""
-    return [status_log.read_manifest(folder / trial.folder)['digests']
+    return [(status_log.read_manifest(folder / trial.folder) or {})['digests']
             for trial in trials]
 
 

@@ -106,45 +106,55 @@ def coordinate_descent(
         if isinstance(params, _ParamsPlaceholder):
             inner = {name: tx.init(params) for name, tx in
                      _txs_of_placeholder(txs, param_labels, selectors).items()}
-            return CoordinateDescentState(jnp.zeros((), jnp.int32), inner)
-        trees.check_floating(params)
-        labels, used, each = resolve(params)
-        # What a mask around this hides may be labelled for somebody else.
-        here = set(jax.tree.leaves(labels)) if jax.tree.leaves(params) else set()
-        if here and not here <= set(each) <= {*used, *here}:
-            raise ValueError(f'the labels name blocks {used}, and there are txs for '
-                             f'{sorted(each)}; give each block one tx.')
-        if isinstance(schedule, Schedule) and each:
-            check_num_blocks(schedule, tuple(each))
-        inner = {name: jax.tree.map(_copied, initial_state(
-            tx, trees.split(params, labels, name)[0])) for name, tx in each.items()}
+        else:
+            inner = _init_each(resolve, schedule, params)
         return CoordinateDescentState(jnp.zeros((), jnp.int32), inner)
 
     def update(updates, state, params=None, *, block=None, **extra):
         labels, _, each = resolve(updates)
         check_extras(each.values(), extra.keys() - _KNOWN_EXTRAS, ('block',), 'update')
         moving = _moving(block, schedule, state.count, tuple(each))
-
-        def moved(name, tx, updates, inner, whole, extra):
-            theirs = None if whole is None else trees.split(whole, labels, name)[0]
-            inner = sync_global_count(inner, state.count)
-            return tx.update(updates, inner, theirs, **accepted_extras(tx, extra))
-
-        # One conditional a block, not one switch: XLA copies what passes through a
-        # branch, and through a switch pass the states of all blocks.
-        parts, inner_states = [], {}
-        for index, (name, tx) in enumerate(each.items()):
-            mine = trees.split(updates, labels, name)[0]
-            own = _restricted(extra, labels, name, updates, params)
-            part, inner_states[name] = _choose(
-                moving[index], lambda u, inner, name=name, tx=tx, own=own: moved(
-                    name, tx, u, inner, params, own), mine, state.inner_states[name])
-            parts.append(part)
-        merged = reduce(trees.merge, parts) if parts else updates
+        merged, inner = _update_each(moving, each, labels, updates, state, params,
+                                     extra)
         return merged, CoordinateDescentState(
-            optax.safe_increment(state.count), inner_states)
+            optax.safe_increment(state.count), inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _init_each(resolve, schedule, params) -> dict[str, Any]:
+    """Check labels, txs and schedule against each other; block name -> tx state."""
+    trees.check_floating(params)
+    labels, used, each = resolve(params)
+    # What a mask around this hides may be labelled for somebody else.
+    here = set(jax.tree.leaves(labels)) if jax.tree.leaves(params) else set()
+    if here and not here <= set(each) <= {*used, *here}:
+        raise ValueError(f'the labels name blocks {used}, and there are txs for '
+                         f'{sorted(each)}; give each block one tx.')
+    if isinstance(schedule, Schedule) and each:
+        check_num_blocks(schedule, tuple(each))
+    return {name: jax.tree.map(_copied, initial_state(
+        tx, trees.split(params, labels, name)[0])) for name, tx in each.items()}
+
+
+def _update_each(moving, each, labels, updates, state, params, extra):
+    """The updates of all blocks, merged, and block name -> tx state."""
+    def moved(name, tx, updates, inner, whole, extra):
+        theirs = None if whole is None else trees.split(whole, labels, name)[0]
+        inner = sync_global_count(inner, state.count)
+        return tx.update(updates, inner, theirs, **accepted_extras(tx, extra))
+
+    # One conditional a block, not one switch: XLA copies what passes through a branch,
+    # and through a switch pass the states of all blocks.
+    parts, inner_states = [], {}
+    for index, (name, tx) in enumerate(each.items()):
+        mine = trees.split(updates, labels, name)[0]
+        own = _restricted(extra, labels, name, updates, params)
+        part, inner_states[name] = _choose(
+            moving[index], lambda u, inner, name=name, tx=tx, own=own: moved(
+                name, tx, u, inner, params, own), mine, state.inner_states[name])
+        parts.append(part)
+    return reduce(trees.merge, parts) if parts else updates, inner_states
 
 
 def _check_arguments(txs, param_labels, schedule, selectors) -> None:

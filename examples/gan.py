@@ -20,15 +20,18 @@ ORDER = ('discriminator',) * 5 + ('generator',)
 images = jnp.asarray(data.load('digits').train.examples)
 model = models.gan((8, 8, 1), latent_size=16, generator_widths=(64, 128),
                    discriminator_channels=(16, 32))
-nets = {'generate': model.generate, 'discriminate': model.discriminate,
-        'latent_size': model.latent_size, 'loss': losses.non_saturating}
+
+
+def bind(loss):
+    return partial(loss, generate=model.generate, discriminate=model.discriminate,
+                   latent_size=model.latent_size, loss=losses.non_saturating)
+
 
 descent = cdgm.block_descent({
     'discriminator': cdgm.Block(
-        'discriminator', partial(losses.discriminator_loss, **nets),
-        optax.adam(2e-4, b1=0.5)),
+        'discriminator', bind(losses.discriminator_loss), optax.adam(2e-4, b1=0.5)),
     'generator': cdgm.Block(
-        'generator', partial(losses.generator_loss, **nets), optax.adam(1e-3, b1=0.5)),
+        'generator', bind(losses.generator_loss), optax.adam(1e-3, b1=0.5)),
 })
 
 

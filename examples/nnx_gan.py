@@ -31,7 +31,7 @@ class GAN(nnx.Module):
             nnx.Dropout(0.3, rngs=rngs), nnx.Linear(128, 1, rngs=rngs))
 
 
-graph, params, rest = nnx.split(GAN(nnx.Rngs(0)), nnx.Param, ...)
+graph, *(params, rest) = nnx.split(GAN(nnx.Rngs(0)), nnx.Param, ...)
 images = jnp.asarray(data.load('digits').train.examples).reshape(-1, 64)
 
 

@@ -47,12 +47,13 @@ def step(state, key):
 
 
 @jax.jit
-def accuracy(params):
-    logits = net.apply({'params': params}, digits.test.examples.reshape(-1, 64))
+def accuracy(state):
+    images = digits.test.examples.reshape(-1, 64)
+    logits = state.apply_fn({'params': state.params}, images)
     return jnp.mean(logits.argmax(-1) == digits.test.labels)
 
 
-print(f'before: {accuracy(state.params):.3f}')
+print(f'before: {accuracy(state):.3f}')
 for key in jax.random.split(jax.random.key(1), STEPS):
     state = step(state, key)
-print(f'after: {accuracy(state.params):.3f}')
+print(f'after: {accuracy(state):.3f}')

@@ -18,7 +18,7 @@ import csv
 import math
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +93,8 @@ def game(setting: Setting, generator_rule: optax.GradientTransformation,
     def generate(params, latent):
         return jnp.broadcast_to(params['generator'], latent.shape)
 
-    options = {'generate': generate, 'discriminate': discriminate, 'latent_size': 1,
-               'loss': setting.loss}
+    options: dict[str, Any] = {'generate': generate, 'discriminate': discriminate,
+                               'latent_size': 1, 'loss': setting.loss}
 
     def discriminator_loss(params, batch, key):
         value, _ = losses.discriminator_loss(params, batch, key, **options)
@@ -162,7 +162,7 @@ def check_step_size(step_size: float) -> None:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_float('step_size', 0.2, 'Of every gradient step.', lower_bound=0.,
                        **own)
     flags.DEFINE_integer('steps', 500, 'Length of a path.', lower_bound=1, **own)

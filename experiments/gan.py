@@ -38,7 +38,7 @@ def define_flags(values: flags.FlagValues) -> None:
     training_flags.define_flags(
         values, order='discriminator,generator', learning_rate='2e-4',
         batch_size=64, epochs=40, fresh_minibatches=True)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_enum('loss', 'non_saturating', sorted(losses.GAN_LOSSES),
                       'Of the two players.', **own)
     flags.DEFINE_multi_integer('widths', [128, 256, 512, 1024], 'Width of a hidden '
@@ -71,12 +71,14 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     check_images(data)
     model = models.gan(data.train.examples.shape[1:], values.latent, values.widths,
                        values.channels)
-    nets = {'generate': model.generate, 'discriminate': model.discriminate,
-            'latent_size': values.latent, 'loss': losses.GAN_LOSSES[values.loss]}
+    nets: dict[str, Any] = {
+        'generate': model.generate, 'discriminate': model.discriminate,
+        'latent_size': values.latent, 'loss': losses.GAN_LOSSES[values.loss]}
 
     def descent(hyper):
-        loss = {'discriminator': partial(losses.discriminator_loss, **nets),
-                'generator': partial(losses.generator_loss, **nets)}
+        loss: dict[str, cdgm.LossFn] = {
+            'discriminator': partial(losses.discriminator_loss, **nets),
+            'generator': partial(losses.generator_loss, **nets)}
         if 'r1' in hyper:
             loss['discriminator'] = penalised(loss['discriminator'], model, hyper['r1'])
         return cdgm.block_descent({

@@ -187,7 +187,8 @@ def compare(name: str, problem: Problem, seed: int = 0) -> Row:
     """Solve a problem by both."""
     mine = solve(problem, seed)
     theirs, seconds = scikit_learn(problem)
-    return Row(name, *problem.inputs.shape, np.count_nonzero(mine.weights), mine.steps,
+    rows, columns = problem.inputs.shape
+    return Row(name, rows, columns, int(np.count_nonzero(mine.weights)), mine.steps,
                mine.kkt, np.max(np.abs(mine.weights - theirs)), mine.seconds, seconds)
 
 
@@ -230,7 +231,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Solve every problem, print the table and perhaps write it."""
+    """Solve every problem, print the table and, with --out_dir, write it."""
     jax.config.update('jax_enable_x64', True)
     rows = [compare(name, PROBLEMS[name](values.seed), values.seed)
             for name in values.problems]

@@ -9,13 +9,15 @@ one block for all of them: the index is not batched, so the program under `vmap`
 one conditional and not every branch. (Mapping a driven step without seeds gives every
 seed its own choice, and runs every branch.)
 
-Every step is a visit of its own: an ephemeral block starts anew in each.
+Every step is a visit of its own, in which an ephemeral block starts anew; `visit` stays
+on the block for K of them.
 
 Shapes   S seeds, B blocks. With seeds: params and optimiser states [S, …], keys [S],
          minibatches [S, …] or shared, StepInfo [S]; without, no S.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -59,6 +61,14 @@ class DrivenStepFn(Protocol):
                  ) -> tuple[SelectedDescentState, StepInfo]: ...
 
 
+class DrivenVisitFn(Protocol):
+    """Several updates of the block that the rule chooses; see `SelectedDescent`."""
+
+    def __call__(self, state: SelectedDescentState, batches: Any, keys: Any,
+                 signal: Any = None, **extras: Any
+                 ) -> tuple[SelectedDescentState, StepInfo]: ...
+
+
 class SelectedDescent(NamedTuple):
     """The pure functions that `drive` returns.
 
@@ -68,10 +78,15 @@ class SelectedDescent(NamedTuple):
         for rules that watch held-out data (larger is better), float[] or float[S];
         `None` or what is not finite is no signal. The rule hears it after this step.
         `extra` goes to the block's own rule, the same for all seeds.
+      visit: (state, batches, keys, signal=None, **extras) -> (state, StepInfo[K]): one
+        choice, and K steps of the block, each with a minibatch and a key of its own: a
+        leading axis K, after that of the seeds. The rule chooses by the first minibatch
+        and hears of the last step; a secant is that of the whole visit.
     """
 
     init: DrivenInitFn
     step: DrivenStepFn
+    visit: DrivenVisitFn
 
 
 def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = False,
@@ -107,46 +122,51 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
     def mapped(function, *axes):
         return jax.vmap(function, axes) if seeds else function
 
-    def shared(values):
-        """Mean over the seeds; one that has diverged does not choose for the rest."""
-        values = jnp.asarray(values, float)
-        return _mean_of_finite(values) if seeds else values
+    shared = partial(_shared, seeds)
 
     def init(params: Params, model_state: Any = None) -> SelectedDescentState:
         return SelectedDescentState(mapped(descent.init, 0, 0)(params, model_state),
                                     trees.owned_arrays(rule.init()))
 
-    def step(state: SelectedDescentState, batch: Any, key: Any, signal: Any = None,
-             **extra: Any) -> tuple[SelectedDescentState, StepInfo]:
-        def descend(state, batch, key, block):
-            return descent.step(state, batch, key, block, **extra)
+    def choose(state, batch, key):
+        """The block, and the rule's state; the minibatch is for rules that measure."""
+        return rule.select(state.rule, lambda: shared(
+            mapped(partial(block_grad_norms, descent), 0, batch_axis, 0, 0)(
+                state.descent.params, batch, key, state.descent.model_state)))
 
-        def grad_norms(params, model_state, batch, key):
-            return block_grad_norms(descent, params, batch, key, model_state)
-
-        def secant(before, after, *data):
-            return _secant(descent, before, after, *data)
-
-        def decrease(loss, params, *data):
-            return loss - _loss(descent, params, *data)
-
-        before = state.descent
-        block, rule_state = rule.select(state.rule, lambda: shared(
-            mapped(grad_norms, 0, 0, batch_axis, 0)(
-                before.params, before.model_state, batch, key)))
-        after, info = mapped(descend, 0, batch_axis, 0, None)(before, batch, key, block)
-
+    def tell(before, after, rule_state, block, info, batch, key, signal):
+        """What the rule knows after a step, or after the last one of a visit."""
         def probe(function, start):
             return shared(mapped(function, 0, 0, 0, batch_axis, 0, None)(
                 start, after.params, before.model_state, batch, key, block))
 
         seen = StepStats(block, shared(info.loss), shared(info.grad_norm),
                          *_mean_signal(signal),
-                         decrease=lambda: probe(decrease, info.loss),
-                         secant=lambda: probe(secant, before.params))
-        return SelectedDescentState(after, rule.observe(rule_state, seen)), info
+                         decrease=lambda: probe(partial(_decrease, descent), info.loss),
+                         secant=lambda: probe(partial(_secant, descent), before.params))
+        return SelectedDescentState(after, rule.observe(rule_state, seen))
 
-    return SelectedDescent(init, step)
+    def step(state: SelectedDescentState, batch: Any, key: Any, signal: Any = None,
+             **extra: Any) -> tuple[SelectedDescentState, StepInfo]:
+        block, rule_state = choose(state, batch, key)
+        after, info = mapped(partial(descent.step, **extra), 0, batch_axis, 0, None)(
+            state.descent, batch, key, block)
+        return tell(state.descent, after, rule_state, block, info, batch, key,
+                    signal), info
+
+    def visit(state: SelectedDescentState, batches: Any, keys: Any, signal: Any = None,
+              **extras: Any) -> tuple[SelectedDescentState, StepInfo]:
+        in_batch, in_key = (0 if axis is None or not seeds else 1
+                            for axis in (batch_axis, 0))
+        first, last = ((_at(batches, in_batch, place), _at(keys, in_key, place))
+                       for place in (0, -1))
+        block, rule_state = choose(state, *first)
+        after, infos = mapped(partial(descent.visit, **extras), 0, batch_axis, 0, None)(
+            state.descent, batches, keys, block)
+        info = _at(infos._replace(aux={}), int(seeds), -1)
+        return tell(state.descent, after, rule_state, block, info, *last, signal), infos
+
+    return SelectedDescent(init, step, visit)
 
 
 def block_grad_norms(descent: Descent, params: Params, batch: Any, key: Any,
@@ -176,6 +196,16 @@ def block_grad_norms(descent: Descent, params: Params, batch: Any, key: Any,
         for name in names:
             norms[name] = _norms(trees.split(grads, labels, name)[0], programs[name])
     return jnp.concatenate([norms[name] for name in programs])
+
+
+def _shared(seeds: bool, values) -> jax.Array:
+    """Mean over the seeds; one that has diverged does not choose for the rest."""
+    values = jnp.asarray(values, float)
+    return _mean_of_finite(values) if seeds else values
+
+
+def _at(tree: Any, axis: int, place: int) -> Any:
+    return jax.tree.map(lambda x: lax.index_in_dim(x, place, axis, False), tree)
 
 
 def _check(rule, names) -> None:
@@ -240,6 +270,11 @@ def _loss(descent: Descent, params, model_state, batch, key, block) -> jax.Array
         call_loss(of.name, of.block, *args)[0], float) for names in groups]
     return lax.switch(jnp.asarray(which)[block], branches, params, model_state, batch,
                       key)
+
+
+def _decrease(descent: Descent, loss, params, *data) -> jax.Array:
+    """By how much a move lowered a loss that was `loss` before."""
+    return loss - _loss(descent, params, *data)
 
 
 def _distance(start, end) -> jax.Array:

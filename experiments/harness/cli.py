@@ -22,8 +22,9 @@ from experiments.harness.errors import (
     StorageError, is_storage)
 from experiments.harness.runs import preemption
 
-# Seconds of compiling: a run has a dozen programs below JAX's own limit of one second.
-_WORTH_KEEPING = 0.1
+# Compile time from which on a program is kept. JAX's own limit of one second would keep
+# none of the dozen programs of a run.
+_MIN_CACHED_SECONDS = 0.1
 
 
 def parse(define_flags: Callable[[flags.FlagValues], None],
@@ -44,9 +45,9 @@ def parse(define_flags: Callable[[flags.FlagValues], None],
         raise SettingError(f'unexpected argument {rest[0]!r}; every setting is a flag, '
                            'as in --seeds=3.')
     for name in values:
-        if isinstance(values[name].value, float) and not math.isfinite(
-                values[name].value):
-            raise SettingError(f'--{name}={values[name].value}; give a finite number.')
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingError(f'--{name}={value}; give a finite number.')
     return values
 
 
@@ -105,7 +106,8 @@ def keep_compiled_programs() -> None:
         jax.config.update('jax_compilation_cache_dir',
                           str(Path(pooch.os_cache('cdgm')) / 'jax'))
     if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', _WORTH_KEEPING)
+        jax.config.update('jax_persistent_cache_min_compile_time_secs',
+                          _MIN_CACHED_SECONDS)
 
 
 def serialise(values: flags.FlagValues) -> str:

@@ -20,6 +20,6 @@ class StorageError(RuntimeError):
 
 
 def is_storage(error: BaseException) -> bool:
-    """Say whether an error is the disk's refusal to write."""
+    """Return whether an error is the disk's refusal to write."""
     return isinstance(error, StorageError) or (
         isinstance(error, OSError) and error.errno in _STORAGE)

@@ -7,20 +7,23 @@ everything is loaded and compiled once.
 import contextlib
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
 
-from experiments.harness import training_flags
-from experiments.harness.errors import DivergedError, is_storage
+from experiments.harness import cli, training_flags
+from experiments.harness.errors import DivergedError, SettingError, is_storage
 from experiments.harness.report import figures
 from experiments.harness.runs import preemption, run_folder, status_log
 from experiments.harness.runs.run_folder import RunFolder
-from experiments.harness.task import Experiment, count_examples
+from experiments.harness.sweep.trial_id import identity
+from experiments.harness.task import Experiment, Task, count_examples
+from experiments.harness.train.cycle_program import cycle_program
 from experiments.harness.train.progress import Progress
-from experiments.harness.train.run_batch import Run
+from experiments.harness.train.run_batch import RunHandle
 from experiments.harness.train.trainer import CheckpointPolicy, Trainer
 
 
@@ -49,11 +52,45 @@ class CompiledTask:
             'cycles': training_flags.read_cycles(
                 values, count_examples(self._data.train.examples))}
 
+    def check_begins_alike(self, values: flags.FlagValues, shorter: list[str]
+                           ) -> None:
+        """See that a shorter run is the beginning of one of these.
+
+        Args:
+          values: flags of the one.
+          shorter: flags of the other, one a line; they differ in the length alone.
+
+        Raises:
+          SettingError: what a cycle does depends on how many there are to be, or the
+            shorter run is a trial of a sweep.
+        """
+        then = cli.parse(self.experiment.define_flags, shorter)
+        id_then = identity(self.experiment.name, then)
+        if Path(values.run_dir).name.endswith(id_then):
+            raise SettingError(
+                f'run folder {values.run_dir} is a trial of a sweep, which counts on '
+                'its length; train a copy of the folder longer, or give another '
+                '--run_dir.')
+        if self.experiment.hyper(then) == self.experiment.hyper(values) and (
+                cycle_program(self.experiment.task(then, self._data), self._given)
+                == cycle_program(self.task, self._given)):
+            return
+        raise SettingError(
+            f'a cycle of {self.experiment.name} depends on how many there are to be, '
+            'as by a schedule of learning rates, so that a complete run is not the '
+            'beginning of a longer one; give another --run_dir, to train it from the '
+            'start.')
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """What is trained."""
+        return self.experiment.task(self._values, self._data)
+
     @functools.cached_property
     def trainer(self) -> Trainer:
         """With the compiled programs; they are long to make, and only once."""
-        return Trainer(self.experiment.task(self._values, self._data),
-                       self.facts['cycles'], self._values.evaluations, self._given)
+        return Trainer(self.task, self.facts['cycles'], self._values.evaluations,
+                       self._given)
 
 
 def main(experiment: Experiment, values: flags.FlagValues) -> None:
@@ -65,20 +102,22 @@ def main(experiment: Experiment, values: flags.FlagValues) -> None:
       DivergedError: a loss is not finite.
       PreemptedError: the process was asked to leave.
     """
-    bench = CompiledTask(experiment, values)
-    folder = open_folder(bench, values)
-    progress = Progress(experiment.name, bench.facts['cycles'])
-    error, = run(bench, [values], [folder], progress)
+    compiled = CompiledTask(experiment, values)
+    folder = open_folder(compiled, values)
+    progress = Progress(experiment.name, compiled.facts['cycles'])
+    error, = run(compiled, [values], [folder], progress)
     if error:
         raise error
 
 
-def open_folder(bench: CompiledTask, values: flags.FlagValues) -> RunFolder:
-    """Make the folder of a run, or take over what an interrupted one left."""
-    return run_folder.create(bench.experiment.name, values, bench.facts)
+def open_folder(compiled: CompiledTask, values: flags.FlagValues) -> RunFolder:
+    """Make the folder of a run, or take over an interrupted or a shorter one."""
+    return run_folder.create(
+        compiled.experiment.name, values, compiled.facts,
+        lambda flags: compiled.check_begins_alike(values, flags))
 
 
-def run(bench: CompiledTask, all_values: Sequence[flags.FlagValues],
+def run(compiled: CompiledTask, all_values: Sequence[flags.FlagValues],
         folders: Sequence[RunFolder], progress: Progress) -> list[Exception | None]:
     """Make runs side by side, or go on with a single one.
 
@@ -88,24 +127,24 @@ def run(bench: CompiledTask, all_values: Sequence[flags.FlagValues],
     Raises:
       PreemptedError: the process was asked to leave.
     """
-    pace = CheckpointPolicy(all_values[0].checkpoint_every,
-                            all_values[0].preempt_latency)
+    policy = CheckpointPolicy(all_values[0].checkpoint_every,
+                              all_values[0].preempt_latency)
     with contextlib.ExitStack() as stack:
         for folder in folders:
             stack.enter_context(folder.attempt(alone=len(folders) == 1))
         with progress:
-            results = bench.trainer.train(
-                [Run(folder, bench.experiment.traced_inputs(values))
-                 for folder, values in zip(folders, all_values)], pace, progress)
+            results = compiled.trainer.train(
+                [RunHandle(folder, compiled.experiment.traced_inputs(values))
+                 for folder, values in zip(folders, all_values)], policy, progress)
         ended_by: list[Exception | None] = []
         for folder, model in zip(folders, results):
             if ended_by:
                 preemption.begin_run()
-            ended_by.append(_complete(bench, folder, model, progress.quiet))
+            ended_by.append(_complete(compiled, folder, model, progress.quiet))
     return ended_by
 
 
-def _complete(bench: CompiledTask, folder: RunFolder, model, quiet: bool
+def _complete(compiled: CompiledTask, folder: RunFolder, model, quiet: bool
               ) -> Exception | None:
     """Write what a training ended with; an error is its own, not that of others."""
     try:
@@ -114,7 +153,7 @@ def _complete(bench: CompiledTask, folder: RunFolder, model, quiet: bool
         folder.save_params(model[0])
         # On the host: JAX would compile a program for each shape.
         first = jax.tree.map(_first_on_host, model)
-        bench.trainer.task.draw(folder.path, *first)
+        compiled.task.draw(folder.path, *first)
         if not quiet:  # the report of a sweep has the curves of all its trials
             figures.loss_curves(folder)
         figures.print_summary(folder)

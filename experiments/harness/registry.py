@@ -17,7 +17,7 @@ from experiments.harness.errors import SettingError
 from experiments.harness.task import Experiment
 
 _VARIABLE = 'CDGM_EXPERIMENTS'
-_OURS = Path(__file__).parents[1]
+_OWN_FOLDER = Path(__file__).parents[1]
 
 
 def search_in(folder: Path) -> None:
@@ -29,7 +29,7 @@ def search_in(folder: Path) -> None:
 
 
 def names() -> tuple[str, ...]:
-    """Name the experiments that there are, without importing them."""
+    """Return the names of all experiments, without importing them."""
     return tuple(sorted({path.stem for folder in _folders()
                          for path in folder.glob('*.py')
                          if re.search(r'^EXPERIMENT = ', path.read_text('utf-8'),
@@ -53,16 +53,18 @@ def load(name: str) -> Experiment:
 
 def _folders() -> list[Path]:
     more = os.environ.get(_VARIABLE, '').split(os.pathsep)
-    return [_OURS, *map(Path, filter(None, more))]
+    return [_OWN_FOLDER, *map(Path, filter(None, more))]
 
 
 def _import(path: Path):
-    if path.parent == _OURS:
+    if path.parent == _OWN_FOLDER:
         return importlib.import_module(f'experiments.{path.stem}')
     main = sys.modules['__main__']
-    if getattr(main, '__file__', None) and Path(main.__file__).resolve() == path:
+    command = getattr(main, '__file__', None)
+    if command and Path(command).resolve() == path:
         return main  # it is the command itself
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader, 'the name ends with .py'
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     try:

@@ -16,7 +16,7 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from experiments.harness.runs import preemption, run_folder, status_log
 from experiments.harness.training_flags import (
     define_operational_flags, operational_arguments)
 
-# What of a manifest decides about bits, and what may be expected where it differs.
-_DECIDES = {
+# Field of a manifest that bits depend on -> what to expect where it differs.
+_MEANINGS = {
     'commit': 'other code: equal bits only if what changed leaves the numbers alone',
     'uncommitted': 'other code: its changes are in uncommitted.diff, as digested here',
     'versions': 'other versions: equal random numbers, losses equal to rounding',
@@ -58,9 +58,9 @@ def main(path: Path, values: flags.FlagValues) -> None:
     """
     manifest = _complete_manifest(path)
     with _folder(values.out_dir) as again:
-        repeat(path, again, manifest['experiment'],
+        repeat(path, again, manifest['experiment'], manifest.get('lengths', ()),
                operational_arguments(values))
-        now = status_log.read_manifest(again)
+        now = _complete_manifest(again)
         _compare_circumstances({**manifest, 'uncommitted': _changes(path)},
                                {**now, 'uncommitted': _changes(again)})
         altered = _differing(manifest['digests'], _digests_of_files(path))
@@ -87,22 +87,34 @@ def _complete_manifest(path: Path) -> dict[str, Any]:
                        'manifest.json has digests.')
 
 
-def repeat(path: Path, again: Path, experiment: str, more: list[str]) -> None:
-    """Make the run of a folder again, in another."""
+def repeat(path: Path, again: Path, experiment: str, lengths: Sequence[int],
+           more: list[str]) -> None:
+    """Make the run of a folder again, in another.
+
+    Args:
+      path: of the run.
+      again: folder of its repetition.
+      experiment: its name.
+      lengths: in cycles, at which it was complete before it was trained longer.
+      more: arguments beside those of the run.
+    """
     chosen = registry.load(experiment)
-    execute.main(chosen, cli.parse(chosen.define_flags, [
-        f'--flagfile={path / "flags.txt"}', *more, f'--run_dir={again}']))
+    for length in [*(f'--cycles={cycles}' for cycles in lengths), None]:
+        preemption.begin_run()
+        execute.main(chosen, cli.parse(chosen.define_flags, [
+            f'--flagfile={path / "flags.txt"}', *([length] if length else []), *more,
+            f'--run_dir={again}']))
 
 
 def _compare_circumstances(then: dict[str, Any], now: dict[str, Any]) -> None:
-    for name, meaning in _DECIDES.items():
+    for name, meaning in _MEANINGS.items():
         if then.get(name) != now[name]:
             print(f'{name} was {_short(then.get(name))} and is {_short(now[name])}: '
                   f'{meaning}')
 
 
 def _changes(path: Path) -> str | None:
-    """Name what the code of a run had beside its commit, by its digest."""
+    """Return a digest of the uncommitted changes that a run was made with."""
     try:
         return hashlib.sha256(
             (path / 'uncommitted.diff').read_bytes()).hexdigest()[:12]
@@ -111,7 +123,7 @@ def _changes(path: Path) -> str | None:
 
 
 def _digests_of_files(path: Path) -> dict[str, str]:
-    # What the readers of a damaged file raise, they do not say.
+    # What numpy and zipfile raise for a damaged file is not documented.
     with contextlib.suppress(Exception):
         return run_folder.digests(path)
     return {}
@@ -122,7 +134,7 @@ def _differing(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
 
 
 def first_difference(path: Path, again: Path) -> str:
-    """Say where two runs part, and by how much."""
+    """Return a sentence on where two runs differ first, and by how much."""
     before, now = run_folder.read_rows(path), run_folder.read_rows(again)
     for number, rows in enumerate(zip(before, now), 1):
         one, other = (dict(_leaves(row)) for row in rows)

@@ -146,7 +146,8 @@ def non_saturating():
 
 
 def _non_saturating_end() -> float:
-    return np.linalg.norm(path(ALTERNATING, LOSSES['non-saturating'], 0.2, LONG)[-1])
+    last = path(ALTERNATING, LOSSES['non-saturating'], 0.2, LONG)[-1]
+    return float(np.linalg.norm(last))
 
 
 def non_saturating_arrives():

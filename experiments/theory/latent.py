@@ -85,7 +85,7 @@ def _projector(weight) -> np.ndarray:
 def subspace_iteration():
     _, weights = autoencoder(12)
     power = np.linalg.matrix_power(covariance(), 3) @ start()
-    distance = np.linalg.norm(_projector(weights[3]) - _projector(power))
+    distance = float(np.linalg.norm(_projector(weights[3]) - _projector(power)))
     return Row('linear autoencoder: span W_k = span C^k W_0, distance', 0, distance,
                'derived', tolerance=1e-10)
 
@@ -231,7 +231,7 @@ def optimum_weight():
     weight, leading = params['decoder']['weight'], data()[1][:, :Q]
     best = leading * (SPECTRUM[:Q] - SPECTRUM[Q:].mean()) @ leading.T
     return Row("pPCA: WW' at the end is U(l - s)U', distance", 0,
-               np.linalg.norm(weight @ weight.T - best), 'Tipping & Bishop 1999')
+               float(np.linalg.norm(weight @ weight.T - best)), 'Tipping & Bishop 1999')
 
 
 def collapse():

@@ -53,8 +53,8 @@ class Comparison(NamedTuple):
 def read_curve(rows: list[dict[str, Any]], metric: str) -> Curve:
     """Pick the evaluations of a metric from the rows of a run."""
     tested = [row for row in rows if 'test' in row]
-    return Curve(*(np.array([row[name] for row in tested], float)
-                   for name in ('cycle', 'gflop')),
+    return Curve(np.array([row['cycle'] for row in tested], float),
+                 np.array([row['gflop'] for row in tested], float),
                  np.array([row['test'][metric] for row in tested], float))
 
 

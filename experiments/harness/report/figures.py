@@ -15,8 +15,8 @@ from experiments.harness.runs.run_folder import RunFolder, read_rows  # noqa: E4
 # Colours that are told apart without seeing red and green (Okabe & Ito 2008).
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
-# Width of a grid of images, about, in pixels.
-_SHEET = 480
+# Approximate width of a grid of images.
+_GRID_PIXELS = 480
 
 plt.rcParams.update({
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
@@ -51,7 +51,7 @@ def grid(path: Path, images, columns: int = 8) -> None:
                    constant_values=0.5)
     sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(
         rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
-    scale = max(_SHEET // sheet.shape[1], 1)
+    scale = max(_GRID_PIXELS // sheet.shape[1], 1)
     sheet = np.kron(sheet, np.ones((scale, scale, 1)))
     plt.imsave(path, sheet if channels == 3 else sheet[..., 0], cmap='gray_r', vmin=0,
                vmax=1, metadata={'Software': None})
@@ -109,7 +109,7 @@ def loss_curves(folder: RunFolder) -> None:
 
 
 def print_summary(folder: RunFolder) -> None:
-    """Say where the run is and what it reached."""
+    """Print the test metrics and the folder of a run."""
     last = read_rows(folder.path)[-1]
     for name, values in last['test'].items():
         mean, error = over_seeds(values)

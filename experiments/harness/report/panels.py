@@ -21,19 +21,19 @@ from experiments.harness.report.compare import pool, read_curve
 # The rows of one run: its metrics.
 Rows = list[dict[str, Any]]
 
-_INK, _CHALK = '#1d2430', '#dfe4ec'
-_STYLE = (f'<style>svg{{color:{_INK}}}@media screen and (prefers-color-scheme:dark)'
-          f'{{svg{{color:{_CHALK}}}}}</style>')
-_LOOK = {
+_DARK_INK, _LIGHT_INK = '#1d2430', '#dfe4ec'
+_STYLE = (f'<style>svg{{color:{_DARK_INK}}}@media screen and '
+          f'(prefers-color-scheme:dark){{svg{{color:{_LIGHT_INK}}}}}</style>')
+_RC_PARAMS: Any = {
     'svg.fonttype': 'none', 'svg.hashsalt': 'cdgm', 'savefig.bbox': None,
-    'text.color': _INK, 'axes.labelcolor': _INK, 'axes.edgecolor': _INK,
-    'xtick.color': _INK, 'ytick.color': _INK, 'grid.color': '#8a94a6',
+    'text.color': _DARK_INK, 'axes.labelcolor': _DARK_INK, 'axes.edgecolor': _DARK_INK,
+    'xtick.color': _DARK_INK, 'ytick.color': _DARK_INK, 'grid.color': '#8a94a6',
     'grid.alpha': 0.2}
 
-# From this ratio of the highest to the lowest value on, an axis is logarithmic.
-_WIDE = 5
+# Ratio of the highest to the lowest value from which on an axis is logarithmic.
+_LOG_RATIO = 5
 
-_ALONG = {'cycle': 'cycles', 'gflop': 'GFLOP a seed', 'seconds': 'seconds a seed'}
+_X_LABELS = {'cycle': 'cycles', 'gflop': 'GFLOP a seed', 'seconds': 'seconds a seed'}
 
 
 def curves(rows: Sequence[Sequence[Rows]], metric: str) -> dict[str, bytes]:
@@ -51,10 +51,10 @@ def curves(rows: Sequence[Sequence[Rows]], metric: str) -> dict[str, bytes]:
             figures.band(axes, *pool([
                 (_axis(run, along), read_curve(run, metric).values)
                 for run in runs]), '')
-        axes.set_xlabel(_ALONG[along])
+        axes.set_xlabel(_X_LABELS[along])
 
-    return dict(zip(_ALONG.values(), _panels(
-        [partial(draw, along=along) for along in _ALONG], guides=1)))
+    return dict(zip(_X_LABELS.values(), _panels(
+        [partial(draw, along=along) for along in _X_LABELS], guides=1)))
 
 
 def losses(rows: Sequence[Sequence[Rows]]) -> list[bytes]:
@@ -74,7 +74,7 @@ def _axis(run: Rows, along: str) -> np.ndarray:
 
 def _panels(draws: Sequence[Callable[[Axes], None]], guides: int) -> list[bytes]:
     """Draw panels with one y-axis, which what the first `guides` ones show sets."""
-    with plt.rc_context(_LOOK):
+    with plt.rc_context(_RC_PARAMS):
         drawn = [Figure(figsize=(3.7, 2.6), layout='constrained') for _ in draws]
         panels = [figure.subplots() for figure in drawn]
         for axes, draw in zip(panels, draws):
@@ -85,8 +85,9 @@ def _panels(draws: Sequence[Callable[[Axes], None]], guides: int) -> list[bytes]
 
 def _points(axes: Axes) -> list[np.ndarray]:
     """Points float[N, 2] of each line and band."""
-    return [*(line.get_xydata() for line in axes.lines),
-            *(path.vertices for band in axes.collections for path in band.get_paths())]
+    return [np.asarray(line.get_xydata()) for line in axes.lines] + [
+        np.asarray(path.vertices) for band in axes.collections
+        for path in band.get_paths()]
 
 
 def _share_y(panels: Sequence[Axes], points: Sequence[np.ndarray]) -> None:
@@ -100,7 +101,7 @@ def _share_y(panels: Sequence[Axes], points: Sequence[np.ndarray]) -> None:
     if not len(values):
         return
     low, high = values.min(), values.max()
-    logarithmic = low > 0 and high > _WIDE * low
+    logarithmic = low > 0 and high > _LOG_RATIO * low
     margin = 0.06 * (np.log(high / low) if logarithmic else high - low)
     for axes in panels:
         if logarithmic:
@@ -117,6 +118,6 @@ def _svg(figure: Figure) -> bytes:
     buffer = io.StringIO()
     figure.savefig(buffer, format='svg', transparent=True, metadata={
         'Date': None, 'Creator': None, 'Format': None, 'Type': None})
-    text = buffer.getvalue().replace(_INK, 'currentColor')
+    text = buffer.getvalue().replace(_DARK_INK, 'currentColor')
     # Without what stands before the picture: it names a place in the network.
     return text[text.index('<svg'):].replace('<defs>', _STYLE + '<defs>', 1).encode()

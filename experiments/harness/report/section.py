@@ -211,7 +211,7 @@ def _loss(loss: float) -> str:
 
 
 def _commands(result: Results, runs: dict[str, Run]) -> str:
-    """How to repeat every trial; one that is done, and be told if it is the same."""
+    """List the commands that repeat each trial and, once it is done, compare it."""
     parts = []
     for row in result.table.rows:
         for variant, names in row.variants.items():
@@ -231,7 +231,7 @@ def _repeat(run: Run) -> list[str]:
 
 
 def command(run: Run) -> str:
-    """Say how to repeat a run."""
+    """Return the command that repeats a run."""
     return (f'./launch.sh {run.trial.experiment} '
             f'{shlex.join(run.trial.arguments)}')
 

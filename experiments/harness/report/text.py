@@ -10,7 +10,7 @@ from experiments.harness.report.tables import Line, Results
 from experiments.harness.sweep.spec import Sweep
 
 # Of a terminal of 80 columns, what two estimates leave.
-_NAME = 41
+_NAME_WIDTH = 41
 
 
 def lines(sweep: Sweep, folder: Path) -> Iterator[str]:
@@ -27,12 +27,12 @@ def _table(result: Results) -> Iterator[str]:
     columns = [[line.at_cycles for line in shown], [line.at_gflop for line in shown]]
     digits = tables.digits(columns[0] + columns[1])
     names = [_name(line) for line in shown]
-    width = min(max(map(len, names)), _NAME)
+    width = min(max(map(len, names)), _NAME_WIDTH)
     yield ''
     yield from textwrap.wrap(f'{result.table.title}: {result.table.label}', 80)
     yield (f'{"":{width}}  {f"at {result.cycles:.0f} cycles":18}  '
            f'at {result.gflop:.4g} GFLOP a seed')
-    best = zip(*map(tables.best, columns))
+    best = zip(*(tables.best(column, result.better) for column in columns))
     for name, line, marks in zip(names, shown, best):
         cells = (f'{mean_error(values, digits)}{" *" if mark else ""}'
                  for values, mark in zip((line.at_cycles, line.at_gflop), marks))

@@ -4,9 +4,10 @@
     manifest.json     command, flags, versions, commit, device, cores, hash of the data;
                       of a complete run its attempts and the digests of its numbers, too
     uncommitted.diff  what the code had beside its commit, if anything
-    status_log.jsonl    what became of it, see `attempts`
+    attempts.jsonl    what became of it, see `status_log`
     metrics.jsonl     one row a chunk of training; arrays have one entry a seed
-    checkpoints/      while the run is not complete: where to go on, see `checkpoint`
+    checkpoints/      where to go on, see `checkpoint`; of a complete run the last one,
+                      to train it longer; may be deleted
     params.npz        the final parameters, leaf path -> array with a leading seed axis
     *.png             figures
     tensorboard/      with --tensorboard
@@ -20,11 +21,10 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,15 +37,16 @@ import cdgm
 from cdgm.blocks import leaf_path
 from experiments.harness.cli import serialise
 from experiments.harness.errors import SettingError, StorageError
-from experiments.harness.runs import atomic, preemption, status_log
+from experiments.harness.runs import atomic, checkpoint, preemption, status_log
 from experiments.harness.runs.run_lock import RunLock, TakenError
 from experiments.harness.runs.tensorboard import Events
-from experiments.harness.training_flags import NON_IDENTITY_FLAGS, canonical
+from experiments.harness.training_flags import (
+    LENGTH_FLAGS, NON_IDENTITY_FLAGS, canonical)
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy')
 
-# What of the environment decides how XLA rounds.
-_ROUNDS = ('versions', 'device', 'cores', 'xla_flags')
+# What of the environment XLA's rounding depends on.
+_ROUNDING_FACTS = ('versions', 'device', 'cores', 'xla_flags')
 
 
 class BusyError(SettingError):
@@ -57,18 +58,20 @@ class RunFolder(NamedTuple):
 
     Attributes:
       path: of the folder.
-      lease: what keeps other processes out; None for a folder that was not made by
+      lock: what keeps other processes out; None for a folder that was not made by
         `create`.
       events: for TensorBoard, or None.
+      lengths: in cycles, at which the run was complete before it was made longer.
     """
 
     path: Path
-    lease: RunLock | None = None
+    lock: RunLock | None = None
     events: Events | None = None
+    lengths: tuple[int, ...] = ()
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints go; it is there as long as the run is not complete."""
+        """Where the checkpoints go."""
         return self.path / 'checkpoints'
 
     def add_row(self, row: dict[str, Any]) -> None:
@@ -82,11 +85,11 @@ class RunFolder(NamedTuple):
         """Write the parameters, leaf path -> array."""
         leaves = jax.tree_util.tree_flatten_with_path(params)[0]
         with atomic.atomic_write(self.path / 'params.npz', 'wb') as file:
-            np.savez(file, **{leaf_path(path): np.asarray(leaf)
-                              for path, leaf in leaves})
+            arrays: Any = {leaf_path(path): np.asarray(leaf) for path, leaf in leaves}
+            np.savez(file, **arrays)
 
     def rows_so_far(self) -> dict[str, Any]:
-        """Bring the metrics to the disk and say how many bytes, with what digest."""
+        """Flush the metrics to the disk; return their length in bytes and their digest."""
         with open(self.path / 'metrics.jsonl', 'a+b') as file:
             atomic.sync(file)
             file.seek(0)
@@ -94,7 +97,7 @@ class RunFolder(NamedTuple):
         return {'bytes': len(content), 'sha256': hashlib.sha256(content).hexdigest()}
 
     def has_rows(self, rows: dict[str, Any]) -> bool:
-        """Say whether the metrics begin as `rows_so_far` said."""
+        """Return whether the metrics begin as `rows_so_far` described them."""
         with contextlib.suppress(FileNotFoundError):
             content = (self.path / 'metrics.jsonl').read_bytes()[:rows['bytes']]
             return (len(content) == rows['bytes']
@@ -102,7 +105,7 @@ class RunFolder(NamedTuple):
         return False
 
     def cut_rows(self, rows: dict[str, Any] | None) -> bool:
-        """Drop the metrics beyond `rows`, None for all; say whether there were any."""
+        """Drop the metrics beyond `rows`, None for all; return whether there were any."""
         try:
             os.truncate(self.path / 'metrics.jsonl', rows['bytes'] if rows else 0)
         except FileNotFoundError:
@@ -111,7 +114,7 @@ class RunFolder(NamedTuple):
 
     def begin(self, cycle: int) -> None:
         """Note that an attempt goes on from a cycle."""
-        if self.lease is not None:
+        if self.lock is not None:
             status_log.began(self.path, cycle)
 
     @contextlib.contextmanager
@@ -125,9 +128,15 @@ class RunFolder(NamedTuple):
             if not status_log.is_over(self.path):
                 status_log.ended(self.path, 'preempted')
 
+        def give_back():
+            if self.events is not None:
+                self.events.close()
+            if self.lock is not None:
+                self.lock.release()
+
         def leave():
             note_preempted()
-            self.lease.give_back()
+            give_back()
 
         try:
             with preemption.on_exit(leave):
@@ -144,23 +153,22 @@ class RunFolder(NamedTuple):
                     status_log.failed(self.path, error)
             raise
         finally:
-            self.lease.give_back()
+            give_back()
 
     def finish(self) -> None:
-        """Declare the run complete and drop its checkpoints."""
-        if self.lease is not None and not self.lease.held():
+        """Declare the run complete and drop its checkpoints but for the last."""
+        if self.lock is not None and not self.lock.is_mine():
             raise StorageError(f'run folder {self.path} was taken over by another '
                                'process while this one gave no sign of life.')
         preemption.finished()
         if self.events is not None:
-            self.events.finish()
-        manifest = status_log.read_manifest(self.path)
+            self.events.add_pictures()
+        manifest = status_log.read_manifest(self.path) or {}
         _write_json(self.path / 'manifest.json', {
             **manifest, 'attempts': status_log.count(status_log.read(self.path)),
             'digests': digests(self.path)})
         status_log.ended(self.path, 'done')
-        if self.checkpoints.exists():
-            shutil.rmtree(self.checkpoints)
+        checkpoint.drop_all_but_last(self.checkpoints)
 
 
 def digests(path: Path) -> dict[str, str]:
@@ -205,20 +213,24 @@ def load_params(path: Path) -> dict[str, Any]:
     return tree
 
 
-def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any]
-           ) -> RunFolder:
+def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any],
+           check_longer: Callable[[list[str]], None] = lambda flags: None) -> RunFolder:
     """Make the folder of a run and write what is known before it starts.
 
-    A folder of a run that is not complete is taken over, if the run is the same.
+    A folder of a run that is not complete is taken over, if the run is the same; that
+    of a complete one, if the run is the same but for a greater length.
 
     Args:
       experiment: its name; without the flag `run_dir` the folder is the first free one
         of runs/EXPERIMENT-DATASET-ORDER, and this with -2, -3, …
       values: the flags.
-      facts: what the manifest holds beside the versions and the device.
+      facts: what the manifest holds beside the versions and the device; `cycles` is
+        the length of the run.
+      check_longer: raises `SettingError` where a run of the flags it is given, one a
+        line, is not the beginning of this one.
 
     Raises:
-      BusyError: the folder holds a complete run, or it is another process's.
+      BusyError: the folder holds a run as long or longer, or another process writes it.
       SettingError: it holds one with other flags or data, or it cannot be written.
     """
     path = Path(values.run_dir or Path('runs') / re.sub(
@@ -231,58 +243,103 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any]
         else:
             path = new_folder(path)
         try:
-            lease = RunLock(path)
+            lock = RunLock(path)
         except TakenError as error:
             raise BusyError(f'run folder {path} is being written by {error}; give '
                             'another --run_dir, or wait for it.') from None
         try:
             events = Events(path) if values.tensorboard else None
-            _open(path, values, manifest, facts)
+            lengths = _open(path, values, manifest, facts, check_longer)
         except BaseException:
-            lease.give_back()
+            lock.release()
             raise
-    return RunFolder(path, lease, events)
+    return RunFolder(path, lock, events, lengths)
 
 
 def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],
-          facts: Iterable[str]) -> None:
-    """Begin a run in a folder, or see that the one there is the same."""
-    for name in 'params.npz', 'manifest.json':
+          facts: Iterable[str], check_longer: Callable[[list[str]], None]
+          ) -> tuple[int, ...]:
+    """Begin a run in a folder, or see that the one there is the same.
+
+    Returns:
+      The lengths at which it was complete before.
+    """
+    for name in 'params.npz', 'manifest.json', 'flags.txt':
         atomic.clear(path / name)
     before, begun = status_log.read_manifest(path), (path / 'metrics.jsonl').exists()
-    if before is None and begun or 'digests' in (before or {}):
+    if before is None and begun:
         raise BusyError(f'run folder {path} holds a run already; give another '
                         '--run_dir, or move it away.')
-    if begun:
+    if before is not None and 'digests' in before:
+        _check_longer(path, before, manifest)
         _check_same(path, values, before, manifest, facts)
-        return
-    (path / 'flags.txt').write_text(serialise(values))
-    if manifest['uncommitted']:
-        (path / 'uncommitted.diff').write_text(_diff() or '')
-    _write_json(path / 'manifest.json', manifest)
+        check_longer((path / 'flags.txt').read_text().splitlines())
+        before = {**{name: value for name, value in before.items()
+                     if name not in ('digests', 'attempts')},
+                  **{name: manifest[name] for name in ('command', 'flags', 'cycles')},
+                  'lengths': [*before.get('lengths', ()), before['cycles']]}
+        # From here on the run is not complete, whatever happens.
+        _write_json(path / 'manifest.json', before)
+    elif before is not None and begun:
+        _check_same(path, values, before, manifest, facts)
+    else:
+        before = manifest
+        if manifest['uncommitted']:
+            (path / 'uncommitted.diff').write_text(_diff() or '')
+        _write_json(path / 'manifest.json', manifest)
+    with atomic.atomic_write(path / 'flags.txt') as file:
+        file.writelines(f'{line}\n' for line in before['flags'])
+    return tuple(before.get('lengths', ()))
+
+
+def _check_longer(path: Path, before: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Refuse to go on with a complete run that is to be no longer than it is."""
+    then, now = before.get('cycles', 0), manifest.get('cycles', 0)
+    if now <= then:
+        raise BusyError(
+            f'run folder {path} holds a run already, of {then} cycles; give another '
+            f'--run_dir, move it away, or train it longer, as with --cycles={2 * then}.')
+    if not checkpoint.numbered(path / 'checkpoints'):
+        raise BusyError(
+            f'run folder {path} holds a run already, of {then} cycles, whose last '
+            'checkpoint is gone, so that it cannot be trained longer; give another '
+            '--run_dir.')
 
 
 def _check_same(path: Path, values: flags.FlagValues, before: dict[str, Any],
                 manifest: dict[str, Any], facts: Iterable[str]) -> None:
-    """Refuse to go on with a run of other flags or data; tell of other machines."""
+    """Refuse to go on with a run of other flags or data; warn of another machine.
+
+    The flags of the length are not compared, but what they come to: a fact, which may
+    have grown where the run is complete.
+    """
+    kind = 'a complete' if 'digests' in before else 'an interrupted'
     there = _by_name((path / 'flags.txt').read_text())
     here = _by_name(serialise(values))
     differ = sorted(name for name in {*there, *here}
-                    if name not in NON_IDENTITY_FLAGS
+                    if name not in (*NON_IDENTITY_FLAGS, *LENGTH_FLAGS)
                     and _values(there, name) != _values(here, name))
     if differ:
         then, now = (' '.join(line for name in differ for line in lines.get(name, ()))
                      for lines in (there, here))
         raise SettingError(
-            f'run folder {path} holds an interrupted run with other flags (then '
+            f'run folder {path} holds {kind} run with other flags (then '
             f'{then or "none"}, now {now or "none"}); give the same, or another '
             '--run_dir.')
-    for name in (*facts, *_ROUNDS):
+    for name in (*facts, *_ROUNDING_FACTS):
         if before.get(name) == manifest[name]:
             continue
+        if name == 'cycles':
+            if 'digests' in before:
+                continue
+            raise SettingError(
+                f'run folder {path} holds an interrupted run of {before[name]} cycles, '
+                f'and this is one of {manifest[name]}; finish it with '
+                f'--cycles={before[name]}, after which it can be trained longer, or '
+                'give another --run_dir.')
         change = f'{name} was {before.get(name)} and is now {manifest[name]}'
         if name in facts:
-            raise SettingError(f'run folder {path} holds an interrupted run whose '
+            raise SettingError(f'run folder {path} holds {kind} run whose '
                                f'{change}; give another --run_dir.')
         print(f'warning: {change}: the run goes on, but its last bits may be others '
               'than those of an uninterrupted one.', file=sys.stderr, flush=True)
@@ -312,7 +369,7 @@ def new_folder(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):
             free = path if number == 1 else path.with_name(f'{path.name}-{number}')
-            with contextlib.suppress(FileExistsError):  # perhaps just now
+            with contextlib.suppress(FileExistsError):  # another process was first
                 free.mkdir()
                 break
     return free
@@ -335,7 +392,7 @@ def _environment() -> dict[str, Any]:
 
 @functools.cache
 def _machine() -> dict[str, Any]:
-    """What does not change as long as the process lives."""
+    """What is the same for all runs of a process."""
     device = jax.devices()[0]
     return {
         'python': platform.python_version(),
@@ -365,7 +422,7 @@ def _diff() -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the code; None where there is no repository, or no git."""
+    """Output of a git command; None without a repository or git."""
     try:
         done = subprocess.run(['git', *arguments], cwd=Path(__file__).parent,
                               capture_output=True, text=True, check=False)

@@ -33,8 +33,8 @@ from experiments.harness.runs import run_lock
 _KINDS = {'setting': SettingError, 'data': DataError, 'diverged': DivergedError,
           'memory': MemoryError}
 
-# So many deaths of its process at one place are the run's own doing.
-_DEATHS = 5
+# After this many deaths of its process at one cycle a run has failed.
+_MAX_DEATHS = 5
 
 
 class State(NamedTuple):
@@ -76,7 +76,7 @@ def failed(run: Path, error: Exception) -> None:
 
 
 def kind_of(error: Exception) -> str:
-    """Name the kind of a failure."""
+    """Return the kind of a failure."""
     if is_storage(error):
         return 'disk'
     for kind, types in _KINDS.items():
@@ -87,12 +87,12 @@ def kind_of(error: Exception) -> str:
 
 
 def count(lines: list[dict[str, Any]]) -> int:
-    """Say how many attempts have begun, of the lines that `read` gives."""
+    """Return how many attempts have begun, of the lines that `read` gives."""
     return sum('began' in line for line in lines)
 
 
 def is_over(run: Path) -> bool:
-    """Say whether the end of the last attempt is noted."""
+    """Return whether the end of the last attempt is noted."""
     return 'ended' in (read(run) or [{}])[-1]
 
 
@@ -132,7 +132,7 @@ def state_of(run: Path) -> State:
     if last.get('outcome') == 'failed':
         return State('failed', last['kind'], last['reason'], begun)
     deaths = _deaths_in_place(lines)
-    if deaths >= _DEATHS:
+    if deaths >= _MAX_DEATHS:
         return State('failed', 'killed', f'its process died {deaths} times at cycle '
                      f'{last["cycle"]}', begun)
     return State('preempted', attempts=begun)

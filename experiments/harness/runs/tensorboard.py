@@ -2,11 +2,9 @@
 
     tensorboard --logdir=runs
 
-    record   length uint64, its checksum, an Event, its checksum: tensorboardX's format
-
-tensorboardX's own writer is a thread with a queue: a killed process loses what waits
-there, and where the disk refuses, the thread ends and the training waits for ever. So
-a row is written here, at once, by the process that has it.
+tensorboardX writes them, by its `EventsWriter`. Its `SummaryWriter` puts a thread with
+a queue in front, with which a killed process loses what waits there, and where the disk
+refuses, the thread ends and the training waits for ever.
 """
 
 import struct
@@ -19,27 +17,27 @@ import numpy as np
 from experiments.harness.errors import SettingError
 
 
-class Protocol(NamedTuple):
-    """What is used of tensorboardX: a message and a checksum."""
+class TensorboardX(NamedTuple):
+    """What is used of it: a message, and what writes messages to a file."""
 
     Event: Any
-    checksum: Any
+    EventsWriter: Any
 
 
-def protocol() -> Protocol:
-    """Import what the files are made of.
+def import_tensorboardx() -> TensorboardX:
+    """Import what the files are made with.
 
     Raises:
       SettingError: the extra is not installed.
     """
     try:
+        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.record_writer import masked_crc32c
     except ImportError:
         raise SettingError(
             '--tensorboard needs a package that is not here; install it: pip install '
             "'cdgm[tensorboard]'.") from None
-    return Protocol(Event, masked_crc32c)
+    return TensorboardX(Event, EventsWriter)
 
 
 class Events:
@@ -50,48 +48,47 @@ class Events:
     """
 
     def __init__(self, run: Path):
-        self._protocol, self._run = protocol(), run
-        self._file: Path | None = None
+        self._library, self._run = import_tensorboardx(), run
+        self._writer: Any = None
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Write a row of metrics, at once, so that a crash loses none."""
-        step, event = row['cycle'], self._protocol.Event
-        if self._file is None:
-            self._begin()
+        begins, step = self._writer is None, row['cycle']
+        if begins:
             # Hides what an interrupted attempt wrote from here on.
-            self._append(event(step=step, session_log={'status': 'START'}))
+            self._write(step=step, session_log={'status': 'START'})
         scalars = {name: value for part in ('loss', 'aux', 'test')
                    for name, value in _scalars(row.get(part, {}), part)}
         scalars |= {f'cost/{name}': row[name] for name in ('gflop', 'seconds')}
-        self._append(event(step=step, summary={'value': [
-            {'tag': name, 'simple_value': value} for name, value in scalars.items()]}))
+        self._write(step=step, summary={'value': [
+            {'tag': name, 'simple_value': value} for name, value in scalars.items()]})
 
-    def finish(self) -> None:
-        """Add the pictures."""
-        if self._file is None:
-            self._begin()
+    def add_pictures(self) -> None:
+        """Write the pictures of the run's folder."""
         for path in sorted(self._run.glob('*.png')):
             content = path.read_bytes()
             width, height = struct.unpack('>II', content[16:24])
-            self._append(self._protocol.Event(summary={'value': [
+            self._write(summary={'value': [
                 {'tag': path.stem, 'image': {
                     'width': width, 'height': height, 'colorspace': 4,
-                    'encoded_image_string': content}}]}))
+                    'encoded_image_string': content}}]})
 
-    def _begin(self) -> None:
-        """Begin a file, as the end of an earlier one may be half a record."""
-        folder = self._run / 'tensorboard'
-        folder.mkdir(exist_ok=True)
-        # TensorBoard reads them in the order of their names.
-        self._file = folder / f'events.out.tfevents.{len(list(folder.iterdir())):06d}'
-        self._append(self._protocol.Event(file_version='brain.Event:2'))
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
-    def _append(self, event) -> None:
-        event.wall_time = time.time()
-        content = event.SerializeToString()
-        with open(self._file, 'ab') as file:
-            for part in struct.pack('<Q', len(content)), content:
-                file.write(part + struct.pack('<I', self._protocol.checksum(part)))
+    def _write(self, **fields) -> None:
+        if self._writer is None:
+            folder = self._run / 'tensorboard'
+            folder.mkdir(exist_ok=True)
+            # A file of its own, as the end of an earlier one may be half a record;
+            # TensorBoard reads them in the order of their names.
+            number = len(list(folder.iterdir()))
+            self._writer = self._library.EventsWriter(str(folder / f'{number:06d}'))
+        self._writer.write_event(self._library.Event(wall_time=time.time(), **fields))
+        self._writer.flush()
 
 
 def _scalars(tree: dict[str, Any], name: str):

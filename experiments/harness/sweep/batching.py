@@ -26,23 +26,24 @@ from experiments.harness.cli import parse
 from experiments.harness.sweep.spec import Trial
 from experiments.harness.sweep.trial_id import meaning
 from experiments.harness.task import Experiment, TracedInputs
-from experiments.harness.train.run_batch import together
+from experiments.harness.train.run_batch import concatenate_inputs
 from experiments.harness.train.scan_loop import Carry
 from experiments.harness.train.trainer import Trainer
 
 MODES = ('auto', 'sequential', 'vmapped')
 
-# Trials side by side at most: beyond, compiled programs only get slower to make.
-_WIDEST = 32
+# Trials side by side at most: wider programs take longer to compile and gain nothing.
+_MAX_WIDTH = 32
 
 # Share of the free memory that trials side by side may take.
-_MEMORY = 0.5
+_MEMORY_SHARE = 0.5
 
-# Seconds of cycles to measure, one trial after another.
-_PROBE = 0.5
+# Cycles are measured for about this long, one trial after another.
+_PROBE_SECONDS = 0.5
 
-# Another program pays if what is left takes so many times as long as to compile it.
-_WORTH = 3.
+# A second program is compiled where the remaining cycles take this many times longer
+# than compiling it.
+_COMPILE_PAYBACK = 3.
 
 
 class Member(NamedTuple):
@@ -71,7 +72,7 @@ def read_flags(trial: Trial, *more: str) -> flags.FlagValues:
 
 
 def signature(experiment: Experiment, values: flags.FlagValues) -> str:
-    """Name the compiled program of a run: 12 hex digits."""
+    """Return a name of the compiled program of a run: 12 hex digits."""
     traced = experiment.traced(values)
     text = json.dumps([experiment.name, traced, meaning(values, without=traced)],
                       sort_keys=True)
@@ -105,27 +106,27 @@ def make_plan(trainer: Trainer, waiting: Sequence[TracedInputs], workers: int, m
     """
     if mode == 'sequential':
         return Plan(1, 'as asked for')
-    if not trainer.apart:
+    if not trainer.independent:
         return Plan(1, 'a rule chooses for all seeds of a run together')
-    width = min(math.ceil(len(waiting) / workers), _WIDEST)
+    width = min(math.ceil(len(waiting) / workers), _MAX_WIDTH)
     if width < 2:
         return Plan(1, 'nothing waits beside it')
     began = time.perf_counter()
     bytes_of_one = _bytes(trainer, waiting[0])
     compiling = time.perf_counter() - began
-    width = int(min(width, _MEMORY * _free_bytes() / workers / bytes_of_one))
+    width = int(min(width, _MEMORY_SHARE * _free_bytes() / workers / bytes_of_one))
     if width < 2:
         return Plan(1, f'a trial takes {bytes_of_one / 1e6:.0f} MB')
     all_of_them = len(waiting) / workers * trainer.cycles
-    pays = _WORTH * compiling / all_of_them if mode == 'auto' else 0.
-    length, one = _pace(trainer, waiting[0], width, pays)
+    pays = _COMPILE_PAYBACK * compiling / all_of_them if mode == 'auto' else 0.
+    length, one = _cycles_to_measure(trainer, waiting[0], width, pays)
     left = all_of_them * one
     if one < pays:
         return Plan(1, f'{left:.1f} s are left, and another program takes about '
                     f'{compiling:.1f} s to compile')
     beside = waiting[:width]
     alone = [_run_cycles(trainer, given, length) for given in beside]
-    side_by_side = _run_cycles(trainer, together(beside), length)
+    side_by_side = _run_cycles(trainer, concatenate_inputs(beside), length)
     before = sum(seconds for seconds, _ in alone)
     said = (f'{length} cycles of {width} trials: {before:.3f} s one after another, '
             f'{side_by_side[0]:.3f} s side by side')
@@ -136,16 +137,16 @@ def make_plan(trainer: Trainer, waiting: Sequence[TracedInputs], workers: int, m
     return Plan(width, said)
 
 
-def _pace(trainer: Trainer, given: TracedInputs, width: int, least: float
-          ) -> tuple[int, float]:
-    """How many cycles of some trials can be measured, and seconds of one of one.
+def _cycles_to_measure(trainer: Trainer, given: TracedInputs, width: int,
+                       least: float) -> tuple[int, float]:
+    """Return how many cycles of `width` trials to measure, and seconds of one of one.
 
     Cycles of less than `least` seconds are not measured any longer.
     """
     upto = trainer.longest_call
     while True:
         seconds = _run_cycles(trainer, given, upto)[0]
-        if (width * seconds > _PROBE or upto >= trainer.cycles
+        if (width * seconds > _PROBE_SECONDS or upto >= trainer.cycles
                 or seconds / upto < least):
             return upto, seconds / upto
         upto = min(trainer.cycles, 4 * upto)
@@ -164,7 +165,7 @@ def _run_cycles(trainer: Trainer, given: TracedInputs, upto: int
 
 
 def _same(alone, beside, seeds: int) -> bool:
-    """Say whether every trial's numbers are those of it alone, bit for bit."""
+    """Return whether every trial's numbers are those of it alone, bit for bit."""
     def numbers(carry):
         return jax.tree.leaves((carry.state, carry.sums.loss, carry.sums.aux))
 
@@ -177,7 +178,9 @@ def _same(alone, beside, seeds: int) -> bool:
 
 def _bytes(trainer: Trainer, given: TracedInputs) -> float:
     """Memory that a trial's program takes beside the data."""
-    needs = trainer.program(trainer.start(given), given).memory_analysis()
+    program = trainer.program(trainer.start(given), given)
+    needs = (program.memory_analysis()
+             if isinstance(program, jax.stages.Compiled) else None)
     if needs is None:
         return 1.
     return max(needs.temp_size_in_bytes + needs.output_size_in_bytes

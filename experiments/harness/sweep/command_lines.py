@@ -1,4 +1,4 @@
-"""The command of a sweep as a person types it, to do something else with it."""
+"""Command lines of a sweep, for messages that name the next step."""
 
 import shlex
 
@@ -6,7 +6,7 @@ from absl import flags
 
 
 def command(values: flags.FlagValues, what: str) -> str:
-    """Name the same sweep, in the same folder, to `commands.COMMANDS[what]`."""
+    """Return the command line of the same sweep and folder for `COMMANDS[what]`."""
     return shlex.join([
         './launch.sh', values.name, what,
         *([f'--out_dir={values.out_dir}'] if values.out_dir else []),

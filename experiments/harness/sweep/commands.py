@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -33,15 +33,15 @@ from experiments.harness.sweep.local_pool import WorkersError
 from experiments.harness.sweep.spec import Sweep
 from experiments.harness.training_flags import OPERATIONAL_FLAGS
 
-# Kinds of failure after which another attempt would only repeat the last one's way.
-_ANEW = ('setting', 'data', 'diverged', 'crash')
+# Kinds of failure that a checkpoint leads to again: these runs restart from cycle 0.
+_RESTART_KINDS = ('setting', 'data', 'diverged', 'crash')
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of a sweep."""
     worker.define_operational_flags(values)
     jobs.define_flags(values)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_string('out_dir', None, 'Folder of the sweep; runs/NAME unless given.',
                         **own)
     flags.DEFINE_multi_string('set', [], 'Replace a flag in every trial, as in '
@@ -56,10 +56,15 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
         _print_commands(sweep, folder, values)
         return
     if values.tensorboard:
-        tensorboard.protocol()
+        tensorboard.import_tensorboardx()
     sweeps.save(sweep, folder)
-    # Somebody has made room, as the error asked for.
-    _try_again(sweep, folder, 'disk')
+    orphans = sweep_status.orphans(sweep, folder)
+    if orphans:
+        print(f'note: {len(orphans)} runs in {folder} are of no trial of the sweep any '
+              'more; with another flag, the length included, a trial starts anew.',
+              flush=True)
+    # The error asked for room on the disk, and the command is run again.
+    _retry_failed(sweep, folder, 'disk')
     try:
         seen = launcher.run(sweep, folder, values)
     except WorkersError as error:
@@ -87,7 +92,7 @@ def _end(error: object) -> NoReturn:
 
 
 def status(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
-    """Say how every trial stands."""
+    """Print the state of every trial."""
     seen, names = sweep_status.read_status(sweep, folder), live_view.labels(sweep)
     print(f'{sweep.name}: {len(sweep.trials)} trials, {seen.counts()}; in {folder}')
     for trial in seen.in_state('running', 'preempted'):
@@ -102,11 +107,11 @@ def status(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
 def retry(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
     """Forget failures, and run."""
     if not values.dry_run:
-        _try_again(sweep, folder)
+        _retry_failed(sweep, folder)
     run(sweep, folder, values)
 
 
-def _try_again(sweep: Sweep, folder: Path, *kinds: str) -> None:
+def _retry_failed(sweep: Sweep, folder: Path, *kinds: str) -> None:
     """Note that failed trials are to be tried again, of all kinds unless given."""
     seen = sweep_status.read_status(sweep, folder)
     for trial in seen.in_state('failed'):
@@ -114,15 +119,15 @@ def _try_again(sweep: Sweep, folder: Path, *kinds: str) -> None:
         if kinds and state.kind not in kinds:
             continue
         with contextlib.suppress(TakenError):
-            lease = RunLock(run_folder)
+            lock = RunLock(run_folder)
             try:
                 if status_log.count(status_log.read(run_folder)) != state.attempts:
                     continue  # someone else has tried it meanwhile
-                if state.kind in _ANEW:
-                    _forget(run_folder)
+                if state.kind in _RESTART_KINDS:
+                    _reset_run(run_folder)
                 status_log.retry(run_folder)
             finally:
-                lease.give_back()
+                lock.release()
 
 
 def rewrite(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
@@ -176,17 +181,17 @@ def _read(arguments: list[str]) -> tuple[str, str, list[str]]:
 
 
 def _print_commands(sweep: Sweep, folder: Path, values: flags.FlagValues) -> None:
-    manners = [values[name].serialize()
-               for name in OPERATIONAL_FLAGS if values[name].present]
+    operational = [values[name].serialize()
+                   for name in OPERATIONAL_FLAGS if values[name].present]
     seen = sweep_status.read_status(sweep, folder)
     for trial in sweep.trials:
         command = shlex.join(['./launch.sh', trial.experiment, *trial.arguments,
-                              *manners, f'--run_dir={folder / trial.folder}'])
+                              *operational, f'--run_dir={folder / trial.folder}'])
         print(f'{command}  # {seen.states[trial].name}')
 
 
-def _forget(run: Path) -> None:
-    """Drop what a failed run has reached; its attempts are still told."""
+def _reset_run(run: Path) -> None:
+    """Delete what a failed run has reached, but for its log of attempts."""
     for name in 'manifest.json', 'metrics.jsonl', 'flags.txt', 'uncommitted.diff':
         (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / 'checkpoints', ignore_errors=True)

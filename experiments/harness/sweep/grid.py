@@ -34,7 +34,7 @@ def combine(table: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def flags(table: dict[str, Any]) -> list[str]:
-    """Name the flags that a table gives, in the order of the file."""
+    """Return the flags that a table gives, in the order of the file."""
     listed = (name for entry in table['list'] for name in entry if name != 'name')
     return list(dict.fromkeys((*table['flags'], *listed, *table['zip'],
                                *table['product'])))

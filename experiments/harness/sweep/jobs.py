@@ -3,6 +3,7 @@
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -11,13 +12,13 @@ from experiments.harness.sweep import batching, command_lines, local_pool, slurm
 from experiments.harness.sweep.spec import Trial
 from experiments.harness.sweep.sweep_status import SweepStatus
 
-# Seconds from one question to Slurm to the next.
-_ASK = 10.
+# Time from one call of squeue to the next.
+_SQUEUE_SECONDS = 10.
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of a cluster."""
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_enum('cluster', 'local', ['local', 'slurm'], 'Where to run: in '
                       'processes of this machine, or as an array of Slurm jobs.',
                       **own)
@@ -34,7 +35,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 class Jobs:
-    """Jobs that go on whether or not anybody watches them.
+    """Jobs that go on whether or not the launcher lives.
 
     Args:
       folder: of the sweep.
@@ -47,7 +48,7 @@ class Jobs:
 
     def __init__(self, folder: Path, values: flags.FlagValues, waiting: list[Trial]):
         status = command_lines.command(values, 'status')
-        self.parting = f'the jobs go on; {status} says how they stand'
+        self.exit_message = f'the jobs go on; {status} says how they stand'
         commands = [
             [*local_pool.command(folder, values, workers=1),
              '--trials=' + ','.join(ids)]
@@ -62,11 +63,11 @@ class Jobs:
             print(f'submitted {len(self._ids)} jobs to Slurm: {self._ids[0]} … '
                   f'{self._ids[-1]}', flush=True)
 
-    def mend(self, overview: SweepStatus) -> bool:
-        """Say whether any job is left; Slurm mends what it can."""
+    def ensure_workers(self, status: SweepStatus) -> bool:
+        """Return whether any job is left; Slurm requeues what it can."""
         if not self._ids:
             return False
-        if time.monotonic() - self._asked > _ASK:
+        if time.monotonic() - self._asked > _SQUEUE_SECONDS:
             self._asked = time.monotonic()
             asked = subprocess.run(
                 ['squeue', '--noheader', '--jobs', self._ids[0].split('_')[0]],
@@ -77,8 +78,8 @@ class Jobs:
                 asked.returncode != 0 and 'Invalid job id' not in asked.stderr)
         return True
 
-    def dismiss(self) -> None:
-        """Leave them alone."""
+    def shutdown(self) -> None:
+        """Do nothing: the jobs go on."""
 
 
 def _options(written: list[str]) -> dict[str, str]:

@@ -12,8 +12,8 @@ from experiments.harness.sweep.local_pool import WorkerPool
 from experiments.harness.sweep.spec import Sweep
 from experiments.harness.sweep.sweep_status import SweepStatus, read_status
 
-# Seconds from one look at the files to the next.
-_LOOK = 0.5
+# Time from one read of the trials' files to the next.
+_POLL_SECONDS = 0.5
 
 
 def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> SweepStatus:
@@ -28,25 +28,25 @@ def run(sweep: Sweep, folder: Path, values: flags.FlagValues) -> SweepStatus:
       StorageError: the disk refuses to write.
       RuntimeError: workers die before they begin anything.
     """
-    overview = read_status(sweep, folder)
-    waiting = overview.in_state('pending', 'preempted')
+    status = read_status(sweep, folder)
+    waiting = status.in_state('pending', 'preempted')
     preemption.mark_dirty()  # the workers are to be asked first
-    keeper = (Jobs(folder, values, waiting) if values.cluster == 'slurm' else
-              WorkerPool(folder, values, len(waiting)))
+    pool = (Jobs(folder, values, waiting) if values.cluster == 'slurm' else
+            WorkerPool(folder, values, len(waiting)))
     try:
-        with View(sweep, folder, overview) as view:
-            while not overview.is_over and keeper.mend(overview):
-                time.sleep(_LOOK)
+        with View(sweep, folder, status) as view:
+            while not status.is_over and pool.ensure_workers(status):
+                time.sleep(_POLL_SECONDS)
                 if preemption.requested():
-                    keeper.dismiss()
-                    overview = read_status(sweep, folder, overview)
-                    view.update(overview)
-                    done = len(overview.in_state('done'))
+                    pool.shutdown()
+                    status = read_status(sweep, folder, status)
+                    view.update(status)
+                    done = len(status.in_state('done'))
                     raise preemption.PreemptedError(
                         f'left with {done} of {len(sweep.trials)} trials done; '
-                        f'{keeper.parting}')
-                overview = read_status(sweep, folder, overview)
-                view.update(overview)
+                        f'{pool.exit_message}')
+                status = read_status(sweep, folder, status)
+                view.update(status)
     finally:
-        keeper.dismiss()
-    return overview
+        pool.shutdown()
+    return status

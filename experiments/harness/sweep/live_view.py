@@ -14,8 +14,8 @@ from rich.text import Text
 from experiments.harness.sweep.spec import Sweep, Trial
 from experiments.harness.sweep.sweep_status import SweepStatus, last_row
 
-# Trials that run are shown one a line, up to so many.
-_SHOWN = 8
+# Running trials that are shown, one a line; the others are counted.
+_MAX_TRIALS_SHOWN = 8
 
 
 class View:
@@ -24,13 +24,13 @@ class View:
     Args:
       sweep: what is run.
       folder: of the sweep.
-      overview: how it stands at the start.
+      status: how it stands at the start.
     """
 
-    def __init__(self, sweep: Sweep, folder: Path, overview: SweepStatus):
+    def __init__(self, sweep: Sweep, folder: Path, status: SweepStatus):
         self._sweep, self._folder, self._labels = sweep, folder, labels(sweep)
-        self._began, self._first = time.monotonic(), _done(overview)
-        self._now, self._told = overview, set(overview.in_state('failed'))
+        self._began, self._first = time.monotonic(), _done(status)
+        self._now, self._reported = status, set(status.in_state('failed'))
         self._losses: dict[Trial, str] = {}
         self._tenth, self._said = self._tenths(), ''
         self._console = Console(highlight=False)
@@ -54,25 +54,25 @@ class View:
         """Print a line, above what is live; on a terminal, parts of it as lines."""
         if self._console.is_terminal:
             for line in (lines[0], *(f'  {part}' for part in lines[1:])):
-                # `print` joins texts to a new one, without their manners.
+                # `print` joins texts and drops their settings, so they are given here.
                 self._console.print(Text(line), no_wrap=True, overflow='ellipsis')
         else:
             self._console.print(Text(': '.join(lines)), soft_wrap=True)
 
-    def update(self, overview: SweepStatus) -> None:
+    def update(self, status: SweepStatus) -> None:
         """Show how it stands now."""
-        self._now = overview
-        for trial in overview.in_state('failed'):
-            if trial not in self._told:
-                self._told.add(trial)
-                self.say(*describe_failure(trial, self._labels, overview))
+        self._now = status
+        for trial in status.in_state('failed'):
+            if trial not in self._reported:
+                self._reported.add(trial)
+                self.say(*describe_failure(trial, self._labels, status))
         if not self._console.is_terminal:
             if self._tenths() > self._tenth:
-                self._tenth, self._said = self._tenths(), overview.counts()
+                self._tenth, self._said = self._tenths(), status.counts()
                 self.say(f'{self._sweep.name}: {self._said}{self._left("; ")}')
             return
         self._losses = {trial: _losses(self._folder / trial.folder)
-                        for trial in overview.in_state('running')[:_SHOWN]}
+                        for trial in status.in_state('running')[:_MAX_TRIALS_SHOWN]}
 
     def _tenths(self) -> int:
         return int(10 * _done(self._now) / max(len(self._now.states), 1))
@@ -106,7 +106,7 @@ class View:
 
 
 def labels(sweep: Sweep) -> dict[Trial, str]:
-    """Name every trial by what tells it from the others."""
+    """Return a label of each trial: the arguments that not all trials share."""
     shared = {experiment: set.intersection(*(
         set(trial.arguments) for trial in sweep.trials
         if trial.experiment == experiment))
@@ -118,10 +118,10 @@ def labels(sweep: Sweep) -> dict[Trial, str]:
         for trial in sweep.trials}
 
 
-def describe_failure(trial: Trial, names: dict[Trial, str], overview: SweepStatus
+def describe_failure(trial: Trial, names: dict[Trial, str], status: SweepStatus
                      ) -> tuple[str, str]:
-    """Say what failed, and where and why."""
-    state = overview.states[trial]
+    """Return a line that names a failed trial, and one with its folder and reason."""
+    state = status.states[trial]
     return f'failed ({state.kind}): {names[trial]}', f'{trial.folder}: {state.reason}'
 
 
@@ -129,8 +129,8 @@ def _line(text: str, style: str = '') -> Text:
     return Text(text, no_wrap=True, overflow='ellipsis', style=style)
 
 
-def _done(overview: SweepStatus) -> float:
-    return sum(overview.fractions.values())
+def _done(status: SweepStatus) -> float:
+    return sum(status.fractions.values())
 
 
 def _losses(run: Path) -> str:

@@ -19,15 +19,15 @@ from pathlib import Path
 from experiments.harness.errors import SettingError
 from experiments.harness.sweep.slurm_task import ArrayTask
 
-# Of its limit, what a job gives up to leave in time.
-_SHARE = 0.2
+# Share of its limit that a job may give up to leave in time.
+_SIGNAL_SHARE = 0.2
 
-# Of the time between the signal and the limit, what a command has; then it is killed,
-# for Slurm is to be asked before the limit.
-_PATIENCE = 0.8
+# Share of the time from the signal to the limit after which the command is killed: the
+# request to requeue must reach Slurm before the limit.
+_LEAVE_SHARE = 0.8
 
-# submitit counts each USR2 near the limit, and any at all when it is short.
-_REQUEUES = 1000
+# submitit counts each USR2 near the limit as a timeout, and all of them for short jobs.
+_MAX_REQUEUES = 1000
 
 
 def submit(commands: Sequence[Sequence[str]], folder: Path, *, minutes: int, cpus: int,
@@ -36,7 +36,7 @@ def submit(commands: Sequence[Sequence[str]], folder: Path, *, minutes: int, cpu
            options: Mapping[str, str | int | bool] | None = None) -> list[str]:
     """Submit commands as one array, and return at once.
 
-    A command heeds TERM and USR2: it saves, ends with 75 and goes on when run again. It
+    On TERM and USR2 a command saves and ends with 75, and goes on when run again. It
     leaves when its standard input ends, too.
 
     Args:
@@ -65,7 +65,7 @@ def submit(commands: Sequence[Sequence[str]], folder: Path, *, minutes: int, cpu
         return []
     submitit = _submitit()
     executor = submitit.AutoExecutor(folder, cluster='slurm',
-                                     slurm_max_num_timeout=_REQUEUES)
+                                     slurm_max_num_timeout=_MAX_REQUEUES)
     executor.update_parameters(
         name=name, timeout_min=minutes, cpus_per_task=cpus, slurm_partition=partition,
         slurm_array_parallelism=parallelism or len(commands),
@@ -73,7 +73,7 @@ def submit(commands: Sequence[Sequence[str]], folder: Path, *, minutes: int, cpu
         # srun does not take over the CPUs of its job by itself.
         slurm_srun_args=[f'--cpus-per-task={cpus}', '--kill-on-bad-exit=1'],
         slurm_additional_parameters={'requeue': True, **(options or {})})
-    tasks = [ArrayTask(command, _PATIENCE * delay) for command in commands]
+    tasks = [ArrayTask(command, _LEAVE_SHARE * delay) for command in commands]
     try:
         with _outside_of_jobs():
             return [job.job_id for job in executor.submit_array(tasks)]
@@ -83,11 +83,12 @@ def submit(commands: Sequence[Sequence[str]], folder: Path, *, minutes: int, cpu
 
 def _check(minutes: int, latency: float, delay: float) -> None:
     """Refuse a limit that leaves no time to work, or a signal none to leave."""
-    if delay > _SHARE * 60 * minutes:
+    if delay > _SIGNAL_SHARE * 60 * minutes:
         raise SettingError(
             f'a signal {delay:g} s before a limit of {minutes} min takes more than '
-            f'{_SHARE:.0%} of it; ask for {math.ceil(delay / 60 / _SHARE)} min.')
-    if _PATIENCE * delay < latency:
+            f'{_SIGNAL_SHARE:.0%} of it; ask for '
+            f'{math.ceil(delay / 60 / _SIGNAL_SHARE)} min.')
+    if _LEAVE_SHARE * delay < latency:
         raise SettingError(
             f'a signal {delay:g} s before the limit is too late to leave within '
             f'{latency:g} s; give {math.ceil(2 * latency)} s.')

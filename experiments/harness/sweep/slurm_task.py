@@ -19,14 +19,14 @@ from typing import Any
 
 from experiments.harness.runs.preemption import PREEMPTED
 
-# Starting again after the third death would only die again.
-_RESTARTS = 3
+# After three deaths a fourth start is not expected to do better.
+_MAX_RESTARTS = 3
 
-# What Slurm sends to a job it sends to all of its processes, in any order, so that the
-# command may have left before this process hears why.
-_RUMOUR = 1.
+# Slurm signals all processes of a job, in any order: the command may have left before
+# this process receives the signal.
+_SIGNAL_DELAY_SECONDS = 1.
 
-_ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_LEAVE_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class ArrayTask:
@@ -53,16 +53,16 @@ class ArrayTask:
         """
         for number in (signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, lambda *_: None)
-        for left in reversed(range(1 + _RESTARTS)):
+        for left in reversed(range(1 + _MAX_RESTARTS)):
             status = self._run()
-            if status >= 0 or -status in _ASKED:
+            if status >= 0 or -status in _LEAVE_SIGNALS:
                 break
             print(f'killed by {signal.Signals(-status).name}; '
                   f'{left} restarts left', file=sys.stderr, flush=True)
-        if -status in _ASKED:  # before it could heed the signal: it had just begun
+        if -status in _LEAVE_SIGNALS:  # it had not set up its handlers yet
             status = PREEMPTED
         if status == PREEMPTED:
-            time.sleep(_RUMOUR)
+            time.sleep(_SIGNAL_DELAY_SECONDS)
         if status:
             sys.exit(status if status > 0 else 128 - status)
 
@@ -93,7 +93,7 @@ class ArrayTask:
 
 
 def _ends(pid: int, seconds: float) -> bool:
-    """Say whether a child ends in time; it is left for its parent to reap."""
+    """Return whether a child ends in time; it is left for its parent to reap."""
     deadline = time.monotonic() + seconds
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
         if time.monotonic() > deadline:

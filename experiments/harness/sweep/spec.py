@@ -39,12 +39,14 @@ from experiments.harness.sweep import grid, trial_flags
 from experiments.harness.sweep.trial_id import identity
 
 # Key -> the kind of what must be there, or what stands for it where it is absent.
-_SWEEP = {'title': str, 'about': '', 'table': list}
-_TABLE = {'title': str, 'about': '', 'experiment': str, 'metric': str, 'label': str,
-          'tune': [], 'flags': {}, 'list': [{}], 'zip': {}, 'product': {}}
-_WITHIN = {'table': dict, 'tune': str, 'list': dict, 'zip': list, 'product': list}
-_KINDS = {str: "text, as in 'joint'", list: 'an array, as in [0, 1] or [[table]]',
-          dict: 'a table, as in {epochs = 2}'}
+_SWEEP_KEYS = {'title': str, 'about': '', 'table': list}
+_TABLE_KEYS = {
+    'title': str, 'about': '', 'experiment': str, 'metric': str, 'label': str,
+    'tune': [], 'flags': {}, 'list': [{}], 'zip': {}, 'product': {}}
+_ENTRY_KINDS = {'table': dict, 'tune': str, 'list': dict, 'zip': list, 'product': list}
+_KIND_WORDS: dict[type, str] = {
+    str: "text, as in 'joint'", list: 'an array, as in [0, 1] or [[table]]',
+    dict: 'a table, as in {epochs = 2}'}
 
 _FOLDER = Path(__file__).parents[2] / 'sweeps'
 
@@ -120,7 +122,7 @@ class Sweep(NamedTuple):
 
 
 def named(name: str) -> Path:
-    """Find a sweep of this package by its name, or of anybody's by its path.
+    """Find a sweep of this repository by its name, or any other by its path.
 
     Raises:
       SettingError: there is none of this name.
@@ -150,19 +152,19 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     trials: dict[str, Trial] = {}
     tables: dict[str, Table] = {}
     registry.search_in(path.parent)
-    with _at(str(path)):
-        content = _complete(_parse(path), _SWEEP)
+    with _located(str(path)):
+        content = _complete(_parse(path), _SWEEP_KEYS)
         replaced = _read_overrides(overrides)
         for number, given in enumerate(content['table'], 1):
             title = given.get('title', number)
-            with _at(f'table {title!r}'):
-                table = grid.replace(_complete(given, _TABLE), replaced)
+            with _located(f'table {title!r}'):
+                table = grid.replace(_complete(given, _TABLE_KEYS), replaced)
                 if title in tables:
                     raise ValueError(f'table {number} has this title again; give each '
                                      'its own.')
                 runs = _runs(table)
-                tables[title] = Table(*(table[name] for name in Table._fields[:-1]),
-                                      _rows(runs, table))
+                tables[title] = Table(rows=_rows(runs, table), **{
+                    name: table[name] for name in Table._fields[:-1]})
             trials |= {run.trial.id: run.trial for run in runs
                        if run.trial.id not in trials}
     return Sweep(path.stem, content['title'], content['about'],
@@ -170,8 +172,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
 
 
 @contextlib.contextmanager
-def _at(place: str) -> Iterator[None]:
-    """Say of an error where it was."""
+def _located(place: str) -> Iterator[None]:
+    """Prefix the message of a ValueError with a place in the file."""
     try:
         yield
     except ValueError as error:
@@ -186,7 +188,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ValueError(f'cannot be read ({error.strerror}); name a file that '
                          'can.') from None
     except ValueError as error:
-        raise ValueError(f'is not TOML: {error}; mend it there.') from None
+        raise ValueError(f'is not TOML: {error}; correct it there.') from None
 
 
 def _complete(given: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
@@ -194,18 +196,18 @@ def _complete(given: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
         example = wanted[one_of('key', key, tuple(wanted))]
         _expect(key, value, example if isinstance(example, type) else type(example))
-        if key in _WITHIN:
+        if key in _ENTRY_KINDS:
             for one in value.values() if isinstance(value, dict) else value:
-                _expect(f'an entry of {key}', one, _WITHIN[key])
+                _expect(f'an entry of {key}', one, _ENTRY_KINDS[key])
     for key, kind in wanted.items():
         if isinstance(kind, type) and key not in given:
-            raise ValueError(f'{key} is missing; make it {_KINDS[kind]}.')
+            raise ValueError(f'{key} is missing; make it {_KIND_WORDS[kind]}.')
     return {**wanted, **given}
 
 
 def _expect(name: str, value: Any, kind: type) -> None:
     if not isinstance(value, kind) or value == []:
-        raise ValueError(f'{name} is {value!r:.60}; make it {_KINDS[kind]}.')
+        raise ValueError(f'{name} is {value!r:.60}; make it {_KIND_WORDS[kind]}.')
 
 
 def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -230,7 +232,7 @@ class _Run(NamedTuple):
 def _runs(table: dict[str, Any]) -> list[_Run]:
     """Make and check the trials of a table."""
     experiment = one_of('experiment', table['experiment'], registry.names())
-    one_of('metric', table['metric'], registry.load(experiment).metrics)
+    one_of('metric', table['metric'], tuple(registry.load(experiment).metrics))
     runs: dict[str, _Run] = {}
     for name, choice in grid.combine(table):
         _expect('name in list', name, str)

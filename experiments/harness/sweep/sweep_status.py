@@ -9,10 +9,10 @@ from experiments.harness.runs import status_log
 from experiments.harness.runs.status_log import State
 from experiments.harness.sweep.spec import Sweep, Trial
 
-# In the order in which people are told of them.
+# In the order of messages and reports.
 NAMES = ('done', 'running', 'preempted', 'pending', 'failed')
 
-_FINAL = ('done', 'failed')
+_FINAL_STATES = ('done', 'failed')
 
 
 class SweepStatus(NamedTuple):
@@ -34,10 +34,10 @@ class SweepStatus(NamedTuple):
     @property
     def is_over(self) -> bool:
         """Whether no trial waits or runs."""
-        return len(self.in_state(*_FINAL)) == len(self.states)
+        return len(self.in_state(*_FINAL_STATES)) == len(self.states)
 
     def counts(self) -> str:
-        """Say how many trials are in which state."""
+        """Return the number of trials in each state, as in '3 done, 1 failed'."""
         numbers = {name: len(self.in_state(name)) for name in NAMES}
         return ', '.join(f'{number} {name}' for name, number in numbers.items()
                          if number or name == 'done')
@@ -54,13 +54,13 @@ def read_status(sweep: Sweep, folder: Path, before: SweepStatus |
     """
     states, fractions = {}, {}
     for trial in sweep.trials:
-        if before and before.states[trial].name in _FINAL:
+        if before and before.states[trial].name in _FINAL_STATES:
             states[trial] = before.states[trial]
             fractions[trial] = 1.
             continue
         run = folder / trial.folder
         state = states[trial] = status_log.state_of(run)
-        fractions[trial] = (1. if state.name in _FINAL else
+        fractions[trial] = (1. if state.name in _FINAL_STATES else
                             0. if state.name == 'pending' else _fraction(run))
     return SweepStatus(states, fractions)
 

@@ -16,7 +16,7 @@ from absl import flags
 from experiments.harness.training_flags import NON_IDENTITY_FLAGS, canonical
 
 # Raise it when equal flags come to give other numbers: another initialisation, another
-# use of the keys, another evaluation, a bug mended. Every run is then a new one, and
+# use of the keys, another evaluation, a bug fixed. Every run is then a new one, and
 # results so far belong to no sweep. Leave it for what keeps the numbers, and for a new
 # flag, which enters every identity itself unless its default is None.
 SCHEMA = 1

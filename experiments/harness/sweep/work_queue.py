@@ -1,13 +1,15 @@
 """In which order a worker takes up groups of trials that it shares with others.
 
-A group that nobody is at comes first. To one that somebody is at, a worker is of use
-only if its trials outlast another compilation, and how long they take is not known. So
-the worker waits for twice the time in which it last got ready for a group: in the first
-half the other gets ready, in the second some of the trials are done. What then still
-waits is shared. Never sharing would waste hours, sharing at once wastes a compilation;
-this wastes no more than three at worst.
+A group without a worker comes first. In one that has a worker, a second is of use only
+if the trials outlast another compilation, and how long they take is not known. So it
+waits for twice the time of its last set-up: in the first half the other gets ready, in
+the second some of the trials are done. What then still waits is shared. Never sharing
+would waste hours, sharing at once wastes a compilation; this wastes three at worst.
 
-    SWEEP/groups/NAME/lease   of the worker that took a group up first, see `lease`
+By hand: libraries of queues need a server, where workers of several machines have a
+folder in common. Reading the state of a trial takes 0.1 ms.
+
+    SWEEP/groups/NAME/lease   of the worker that took a group up first, see `run_lock`
 """
 
 import contextlib
@@ -17,15 +19,16 @@ from pathlib import Path
 
 from experiments.harness.runs import preemption, run_lock
 
-# Times that it takes to get ready, for which a group is left to those at it.
-_PATIENCE = 2.
+# A group that has a worker is left to it for this many times the last set-up.
+_PATIENCE_SETUPS = 2.
 
-# Seconds from one look to the next, and the same in times that it takes to get ready.
-_LOOK, _LOOK_SHARE = 0.2, 0.05
+# Time from one look at the groups to the next, at least; and as a share of the last
+# set-up.
+_POLL_SECONDS, _POLL_SETUPS = 0.2, 0.05
 
 
 class WorkQueue:
-    """The turns of one worker.
+    """The order in which one worker takes up groups.
 
     Args:
       folder: of the sweep.
@@ -62,15 +65,15 @@ class WorkQueue:
         self._began = time.monotonic()
         with contextlib.ExitStack() as stack:
             if held:
-                stack.callback(held.give_back)
+                stack.callback(held.release)
                 # Asked to leave while it compiles, the process does not return.
-                stack.enter_context(preemption.on_exit(held.give_back))
+                stack.enter_context(preemption.on_exit(held.release))
             yield name
 
     def _wait(self, waits: Callable[[str], bool]
               ) -> tuple[str | None, run_lock.RunLock | None]:
-        """The next group, with a lease of it if it is nobody else's."""
-        until = time.monotonic() + _PATIENCE * self._ready
+        """Return the next group, with its lock unless another worker holds it."""
+        until = time.monotonic() + _PATIENCE_SETUPS * self._ready
         # Of a group in which nothing waits, something may be preempted later.
         while waiting := [name for name in self._left if waits(name)]:
             name, held = self._first_free(waiting)
@@ -79,12 +82,12 @@ class WorkQueue:
             if time.monotonic() >= until:
                 return waiting[0], None
             preemption.begin_run()
-            time.sleep(max(_LOOK, _LOOK_SHARE * self._ready))
+            time.sleep(max(_POLL_SECONDS, _POLL_SETUPS * self._ready))
         return None, None
 
     def _first_free(self, names: Sequence[str]
                     ) -> tuple[str | None, run_lock.RunLock | None]:
-        """The first of some groups that nobody is at."""
+        """Return the first group without a worker, with its lock."""
         for name in names:
             path = self._folder / name
             path.mkdir(parents=True, exist_ok=True)

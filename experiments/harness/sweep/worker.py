@@ -1,4 +1,4 @@
-"""A worker: takes trials that nobody has, and runs them, until there are none left.
+"""A worker: claims trials that no other process has, and runs them until none wait.
 
     python -m experiments.harness.sweep.worker --out_dir=runs/NAME
 
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -29,18 +30,18 @@ from experiments.harness.sweep.batching import Member, Plan
 from experiments.harness.sweep.spec import Trial, load
 from experiments.harness.sweep.work_queue import WorkQueue
 from experiments.harness.train.progress import Progress
-from experiments.harness.train.run_batch import together
+from experiments.harness.train.run_batch import concatenate_inputs
 
-_WAITING = ('pending', 'preempted')
+_WAITING_STATES = ('pending', 'preempted')
 
-# Seconds in which a worker takes the trials that it runs side by side.
-_TAKING = 1.
+# Within this time a worker opens the trials that it runs side by side.
+_TAKING_SECONDS = 1.
 
 
 def define_operational_flags(values: flags.FlagValues) -> None:
     """Add the flags that a sweep's command hands to its workers."""
     training_flags.define_operational_flags(values)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_enum('mode', 'auto', batching.MODES, 'Whether trials that share a '
                       'program run one after another or side by side; auto measures.',
                       **own)
@@ -51,7 +52,7 @@ def define_operational_flags(values: flags.FlagValues) -> None:
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of a worker."""
     define_operational_flags(values)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_string('out_dir', None, "The sweep's folder.", required=True, **own)
     flags.DEFINE_integer('number', 0, 'Which of the workers this is.', lower_bound=0,
                          **own)
@@ -61,22 +62,22 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Work until nothing is left that nobody has."""
+    """Run trials until none waits that no other process has."""
     if values.attended:
         threading.Thread(target=_leave_with_launcher, daemon=True).start()
     folder = Path(values.out_dir)
     mine = [trial for trial in load(folder).trials
             if values.trials is None or trial.id in values.trials]
-    manners = training_flags.operational_arguments(values)
+    operational = training_flags.operational_arguments(values)
     groups = batching.group(mine, lambda trial: (
-        *manners, f'--run_dir={folder / trial.folder}'))
-    turns = WorkQueue(folder, list(groups), values.number)
+        *operational, f'--run_dir={folder / trial.folder}'))
+    queue = WorkQueue(folder, list(groups), values.number)
     done: set[Trial] = set()
     while True:
-        with turns.take(lambda name: _anything_waits(groups[name], done)) as name:
+        with queue.take(lambda name: _anything_waits(groups[name], done)) as name:
             if name is None:
                 return
-            _work(folder, name, groups[name], turns, values)
+            _run_group(folder, name, groups[name], queue, values)
 
 
 def _leave_with_launcher() -> None:
@@ -85,13 +86,13 @@ def _leave_with_launcher() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _work(folder: Path, name: str, members: Sequence[Member], turns: WorkQueue,
-          values: flags.FlagValues) -> None:
-    """Run what nobody has of a group."""
+def _run_group(folder: Path, name: str, members: Sequence[Member],
+               queue: WorkQueue, values: flags.FlagValues) -> None:
+    """Run the trials of a group that no other process has."""
     preemption.begin_run()  # what went before is complete, and compiling is long
     experiment = registry.load(members[0].trial.experiment)
     try:
-        bench = CompiledTask(experiment, members[0].values)
+        compiled = CompiledTask(experiment, members[0].values)
     except Exception as error:
         if errors.is_storage(error):
             raise
@@ -99,40 +100,38 @@ def _work(folder: Path, name: str, members: Sequence[Member], turns: WorkQueue,
             _note(member, error)
         return
     fresh = [member for member in members if _waits(member) and _is_fresh(member)]
-    plan = _plan(bench, fresh or members[:1], values)
-    turns.ready()
-    _follow(folder, name, plan)
-    theirs: set[Trial] = set()
+    plan = _plan(compiled, fresh or members[:1], values)
+    queue.ready()
+    _announce(folder, name, plan)
+    elsewhere: set[Trial] = set()
     while batch := _choose([member for member in members
-                            if member.trial not in theirs], plan):
+                            if member.trial not in elsewhere], plan):
         preemption.begin_run()
-        had, missed = _take(bench, batch)
-        theirs |= missed
-        # A width that was not compiled for is not worth it.
-        for some in [had] if len(had) == len(batch) else [[one] for one in had]:
-            if not _run(bench, some):
+        opened, unavailable = _take(compiled, batch)
+        elsewhere |= unavailable
+        # Another number side by side would be another program to compile.
+        whole = len(opened) == len(batch)
+        for some in [opened] if whole else [[one] for one in opened]:
+            if not _run(compiled, some):
                 gc.collect()  # the error's frames hold what filled the memory
                 plan = Plan(1, f'{len(some)} took more memory than there is')
-                _follow(folder, name, plan)
+                _announce(folder, name, plan)
 
 
-def _follow(folder: Path, name: str, plan: Plan) -> None:
+def _announce(folder: Path, name: str, plan: Plan) -> None:
     batching.note_plan(folder, name, plan)
     print(f'{name}: {plan.width} at a time ({plan.reason})', flush=True)
 
 
-def _plan(bench: CompiledTask,
-          members: Sequence[Member], values: flags.FlagValues) -> Plan:
+def _plan(compiled: CompiledTask, members: Sequence[Member],
+          values: flags.FlagValues) -> Plan:
     try:
-        given = [bench.experiment.traced_inputs(member.values) for member in members]
-        plan = batching.make_plan(
-            bench.trainer,
-            given,
-            values.workers or 1,
-            values.mode)
+        given = [compiled.experiment.traced_inputs(member.values) for member in members]
+        plan = batching.make_plan(compiled.trainer, given, values.workers or 1,
+                                  values.mode)
         # A plan that needed no measuring has not compiled either.
-        first = together(given[:plan.width])
-        bench.trainer.program(bench.trainer.start(first), first)
+        first = concatenate_inputs(given[:plan.width])
+        compiled.trainer.program(compiled.trainer.start(first), first)
         return plan
     except Exception as error:
         # Whatever it is, a trial that meets it, too, says so.
@@ -147,40 +146,44 @@ def _choose(members: Sequence[Member], plan: Plan) -> Sequence[Member]:
     return fresh[:plan.width] if len(fresh) >= plan.width > 1 else waiting[:1]
 
 
-def _take(bench: CompiledTask, batch: Sequence[Member]) -> tuple[
+def _take(compiled: CompiledTask, batch: Sequence[Member]) -> tuple[
         list[tuple[flags.FlagValues, RunFolder]], set[Trial]]:
-    """Take what nobody has, and say what cannot be had though it waits."""
-    had, missed = [], set()
+    """Open the folders that no other process has.
+
+    Returns:
+      Flags and folder of each, and the trials that wait but cannot be opened.
+    """
+    opened, unavailable = [], set()
     for member in batch:
         try:
-            had.append((member.values, execute.open_folder(bench, member.values)))
+            opened.append((member.values, execute.open_folder(compiled, member.values)))
         except BusyError as error:
             print(error, file=sys.stderr, flush=True)
             if _waits(member):
-                missed.add(member.trial)
+                unavailable.add(member.trial)
             elif len(batch) > 1:
-                # Someone is taking the same trials, and shall have all of them.
-                time.sleep(_TAKING)
+                # Another worker is opening the same trials: leave all of them to it.
+                time.sleep(_TAKING_SECONDS)
                 break
         except SettingError as error:
             if error.__context__ and errors.is_storage(error.__context__):
                 raise StorageError(str(error)) from None
             _note(member, error)
-    return had, missed
+    return opened, unavailable
 
 
-def _run(bench: CompiledTask,
+def _run(compiled: CompiledTask,
          some: Sequence[tuple[flags.FlagValues, RunFolder]]) -> bool:
     """Run one trial, or several side by side; failures are noted, and end nothing.
 
     Returns:
-      False: there is not enough memory for so many.
+      Whether there was enough memory to run them side by side.
     """
     values, folders = zip(*some)
-    fits = True
+    fits, ended_by = True, list[Exception | None]()
     try:
-        ended_by = execute.run(bench, values, folders, Progress(
-            bench.experiment.name, bench.facts['cycles'], quiet=True))
+        ended_by = execute.run(compiled, values, folders, Progress(
+            compiled.experiment.name, compiled.facts['cycles'], quiet=True))
     except preemption.PreemptedError:
         raise
     except Exception as error:
@@ -188,9 +191,9 @@ def _run(bench: CompiledTask,
             raise
         ended_by = [error] * len(folders)
         fits = len(folders) == 1 or status_log.kind_of(error) != 'memory'
-    for folder, error in zip(folders, ended_by):
-        if error:
-            print(f'{folder.path}: {error}', file=sys.stderr, flush=True)
+    for folder, ending in zip(folders, ended_by):
+        if ending:
+            print(f'{folder.path}: {ending}', file=sys.stderr, flush=True)
     return fits
 
 
@@ -201,11 +204,11 @@ def _note(member: Member, error: Exception) -> None:
 
 
 def _anything_waits(members: Sequence[Member], done: set[Trial]) -> bool:
-    """Say whether a trial waits; note those that are done, not to be read again."""
+    """Return whether a trial waits; add those that are done to `done`, to skip them."""
     for member in members:
         if member.trial not in done:
             state = status_log.state_of(Path(member.values.run_dir)).name
-            if state in _WAITING:
+            if state in _WAITING_STATES:
                 return True
             if state == 'done':
                 done.add(member.trial)
@@ -213,7 +216,7 @@ def _anything_waits(members: Sequence[Member], done: set[Trial]) -> bool:
 
 
 def _waits(member: Member) -> bool:
-    return status_log.state_of(Path(member.values.run_dir)).name in _WAITING
+    return status_log.state_of(Path(member.values.run_dir)).name in _WAITING_STATES
 
 
 def _is_fresh(member: Member) -> bool:

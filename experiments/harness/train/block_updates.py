@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import cdgm
+from experiments.harness.block_choice import Choice
 from experiments.harness.task import TracedInputs, Task
 
 
@@ -24,7 +25,7 @@ class Cycles(NamedTuple):
         `batches` is [N, U, B, ...] and `keys` [N, U] with fresh minibatches,
         [N, 1, ...] of both without.
       descent_state: state -> DescentState[N].
-      apart: whether seeds know nothing of each other, so that the state can be cut
+      independent: whether seeds do not affect each other, so that the state can be cut
         along N.
     """
 
@@ -32,7 +33,7 @@ class Cycles(NamedTuple):
     cycle: Callable[[Any, jax.Array, jax.Array,
                      TracedInputs], tuple[Any, cdgm.StepInfo]]
     descent_state: Callable[[Any], cdgm.DescentState]
-    apart: bool
+    independent: bool
 
 
 def cycles_in_order(task: Task) -> Cycles:
@@ -55,22 +56,25 @@ def cycles_in_order(task: Task) -> Cycles:
         return descent.cycle(state, first(batches), keys[0], updates)
 
     return Cycles(jax.vmap(init), jax.vmap(of_one_seed), lambda state: state,
-                  apart=True)
+                  independent=True)
 
 
-def cycles_by_rule(task: Task, costs: Sequence[float]) -> Cycles:
+def cycles_by_rule(task: Task, choice: Choice, costs: Sequence[float]) -> Cycles:
     """As many updates, their blocks chosen by a rule, one choice for all seeds.
+
+    Where the plan says so a cycle is one visit, with one choice.
 
     The seeds are those of one run: they have its hyperparameters, and the key of the
     first is that of the choices.
     """
     def driven(given):
         first = jax.tree.map(lambda x: x[0], given)
-        return cdgm.drive(task.descent(first.hyper),
-                          task.order.choice.build(costs, first.key), seeds=True,
-                          batch_axis=0)
+        return cdgm.drive(task.descent(first.hyper), choice.build(costs, first.key),
+                          seeds=True, batch_axis=0)
 
     def cycle(state, batches, keys, given):
+        if task.order.visit:
+            return driven(given).visit(state, batches, keys)
         step = driven(given).step
 
         def update(state, position):
@@ -82,11 +86,11 @@ def cycles_by_rule(task: Task, costs: Sequence[float]) -> Cycles:
         return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), infos)
 
     return Cycles(lambda params, model_state, given: driven(given).init(
-        params, model_state), cycle, lambda state: state.descent, apart=False)
+        params, model_state), cycle, lambda state: state.descent, independent=False)
 
 
 def choose_cycles(task: Task, costs: Sequence[float]) -> Cycles:
     """The cycles that the task's order asks for, given the cost of each block."""
     if task.order.choice is None:
         return cycles_in_order(task)
-    return cycles_by_rule(task, costs)
+    return cycles_by_rule(task, task.order.choice, costs)

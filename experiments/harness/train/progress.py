@@ -1,4 +1,4 @@
-"""A progress bar for a person, a few lines for a log file."""
+"""A progress bar for a person, drawn by rich; a few lines for a log file."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ class Progress:
     On a terminal it is one live line; elsewhere it prints a line each tenth of the way.
 
     Attributes:
-      quiet: whether it shows nothing, as within a cycle, which has a view of its own.
+      quiet: whether it shows nothing, as within a sweep, which has a view of its own.
     """
 
     def __init__(self, title: str, total: int, quiet: bool = False):
@@ -43,7 +43,7 @@ class Progress:
             self._console.print(f'{self._title}: {note}')
 
     def advance(self, cycles: int, row: dict[str, Any]) -> None:
-        """Go on by some cycles, of which a row of metrics tells."""
+        """Advance by some cycles, whose losses and time are in a row of metrics."""
         before, self._done = self._done, self._done + cycles
         rate = f'{self._done / max(row["seconds"], 1e-9):.0f}/s'
         losses = ', '.join(f'{name} {np.mean(value):.4g}'

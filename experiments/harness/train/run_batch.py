@@ -6,7 +6,7 @@ Shapes   N seeds in all, S of each run.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,10 +19,10 @@ from experiments.harness.runs import checkpoint, preemption
 from experiments.harness.runs.checkpoint import Checkpoint
 from experiments.harness.runs.run_folder import RunFolder
 from experiments.harness.task import TracedInputs, Task
-from experiments.harness.train.scan_loop import Carry, FirstBad
+from experiments.harness.train.scan_loop import Carry, FirstBad, Sums
 
 
-class Run(NamedTuple):
+class RunHandle(NamedTuple):
     """A run of a task.
 
     Attributes:
@@ -50,18 +50,18 @@ class TrainingProgress(NamedTuple):
     flops: float = 0.
 
 
-def together(given: Sequence[TracedInputs]) -> TracedInputs:
+def concatenate_inputs(given: Sequence[TracedInputs]) -> TracedInputs:
     """Put what several runs are given on one axis."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *given)
 
 
-class Group:
+class RunBatch:
     """Runs side by side, and which of them have diverged."""
 
-    def __init__(self, task: Task, runs: Sequence[Run]):
+    def __init__(self, task: Task, runs: Sequence[RunHandle]):
         self._names, self.runs = task.blocks, runs
         self._seeds = len(runs[0].given.key)
-        self.given = together([run.given for run in runs])
+        self.given = concatenate_inputs([run.given for run in runs])
         self.errors: list[DivergedError | None] = [None] * len(runs)
         if len(runs) > 1:
             for run in runs:
@@ -101,9 +101,10 @@ class Group:
         moved = [name for name in self._names if count[name]]
         losses = dict(zip(self._names, np.asarray(sums.loss).T))
         return {'loss': {name: losses[name] / count[name] for name in moved},
-                'aux': {name: {term: np.asarray(value) / count[name]
-                               for term, value in _terms(sums.aux[name])}
-                        for name in moved}}
+                'aux': {name: {term: np.asarray(value) / times
+                               for term, value in _terms(aux)}
+                        for name, aux in sums.aux.items()
+                        if (times := _times(count, name))}}
 
     def keep(self, carry: Carry, reached: TrainingProgress, saved: float, every: float
              ) -> float:
@@ -118,19 +119,23 @@ class Group:
 
     def save(self, carry: Carry, reached: TrainingProgress) -> None:
         """Save every run as if it were alone."""
-        cut = zip(*(self.split(part) for part in (
-            carry.state, carry.sums._replace(count=None), carry.bad))) if len(
-                self.runs) > 1 else [(carry.state, carry.sums, carry.bad)]
-        for run, error, (state, sums, bad) in zip(self.runs, self.errors, cut):
+        for run, error, mine in zip(self.runs, self.errors, self._split_carry(carry)):
             if not error:
-                mine = Carry(state, sums._replace(count=carry.sums.count), bad)
                 checkpoint.save(run.folder.checkpoints, Checkpoint(
                     mine, {'reached': reached._asdict(),
                            'rows': run.folder.rows_so_far()}))
         self.note(reached)
 
+    def _split_carry(self, carry: Carry) -> list[Carry]:
+        if len(self.runs) == 1:
+            return [carry]
+        parts = self.split((carry.state, carry.sums.loss, carry.sums.aux, carry.bad))
+        # The updates are counted for all runs together.
+        return [Carry(state, Sums(carry.sums.count, loss, aux), bad)
+                for state, loss, aux, bad in parts]
+
     def note(self, reached: TrainingProgress) -> None:
-        """Say that what was reached is on the disk."""
+        """Note for the exit message that what was reached is on the disk."""
         preemption.saved(reached.cycle, self.runs[0].folder.path)
 
     def drop_bad(self, bad: FirstBad) -> None:
@@ -157,6 +162,12 @@ class Group:
                     'the parameters are not finite after the last cycle; lower '
                     f'--learning_rate. The metrics are in '
                     f'{self.runs[at].folder.path}.')
+
+
+def _times(count: Mapping[str, Any], name: str) -> int:
+    """How often a block moved, or the blocks of a family: name/0, name/1, ..."""
+    return count[name] if name in count else sum(
+        times for block, times in count.items() if block.startswith(f'{name}/'))
 
 
 def _terms(aux) -> list[tuple[str, Any]]:

@@ -19,18 +19,18 @@ from experiments.harness.task import TracedInputs, Task
 from experiments.harness.train.block_updates import choose_cycles
 from experiments.harness.train.flops import count_costs
 from experiments.harness.train.progress import Progress
-from experiments.harness.train.run_batch import Group, TrainingProgress, Run
+from experiments.harness.train.run_batch import RunBatch, RunHandle, TrainingProgress
 from experiments.harness.train.scan_loop import Carry, chunk_of
 
-# A run writes about so many rows of metrics, whatever its length.
-_ROWS = 100
+# Rows of metrics that a run writes, about, whatever its length.
+_NUM_ROWS = 100
 
-# The share of the time to leave that a call may take; the rest is to evaluate and save.
-_CALL = 0.25
+# Share of `preempt_latency` that a call may take; the rest is to evaluate and save.
+_CALL_SHARE = 0.25
 
 
 class CheckpointPolicy(NamedTuple):
-    """How often a training looks up.
+    """When a training saves, and how long a call may take.
 
     Attributes:
       checkpoint_every: seconds between checkpoints; without, there are none but on
@@ -40,6 +40,31 @@ class CheckpointPolicy(NamedTuple):
 
     checkpoint_every: float = math.inf
     latency: float = math.inf
+
+
+def rows_at(lengths: Sequence[int], evaluations: int) -> dict[int, bool]:
+    """Return the numbers of cycles at which a run writes a row of metrics.
+
+    Args:
+      lengths: at which the run was complete, in cycles, and is to be at last; each is
+        divided as if it were the only one, so that what is written does not change when
+        a run becomes longer.
+      evaluations: of each length, beside the one at the start.
+
+    Returns:
+      Number of cycles, in order -> whether the row holds an evaluation.
+
+    >>> rows_at([4], 2)
+    {0: True, 1: False, 2: True, 3: False, 4: True}
+    >>> list(rows_at([4, 700], 2))[:8]
+    [0, 1, 2, 3, 4, 7, 14, 21]
+    """
+    rows = {0: True}
+    for before, cycles in zip((0, *lengths), lengths):
+        tests = {round(cycles * i / evaluations) for i in range(evaluations + 1)}
+        written = {*range(0, cycles, math.ceil(cycles / _NUM_ROWS)), cycles, *tests}
+        rows |= {at: at in tests for at in sorted(written) if at > before}
+    return rows
 
 
 class Trainer:
@@ -59,12 +84,10 @@ class Trainer:
 
     def __init__(self, task: Task, cycles: int, evaluations: int, given: TracedInputs):
         self.task, self.cycles = task, cycles
-        self._tests = {round(cycles * i / evaluations) for i in range(evaluations + 1)}
-        self.longest_call = math.ceil(cycles / _ROWS)
-        self._stops = sorted({*range(0, cycles, self.longest_call), cycles,
-                              *self._tests})
+        self._evaluations = evaluations
+        self.longest_call = math.ceil(cycles / _NUM_ROWS)
         self._costs = count_costs(task, given)
-        self._how = choose_cycles(task, self._costs.step)
+        self._how = choose_cycles(task, self._costs.step.tolist())
         chunk = chunk_of(task, self._how, self.longest_call)
         self._chunk = jax.jit(chunk.run, donate_argnums=0)
         self._compiled: dict[int, jax.stages.Compiled] = {}
@@ -89,9 +112,9 @@ class Trainer:
             descent.params, descent.model_state)
 
     @property
-    def apart(self) -> bool:
+    def independent(self) -> bool:
         """Whether runs can be trained side by side."""
-        return self._how.apart
+        return self._how.independent
 
     def start(self, given: TracedInputs) -> Carry:
         """Compute what a training starts from."""
@@ -100,8 +123,8 @@ class Trainer:
     def program(self, carry: Carry, given: TracedInputs
                 ) -> jax.stages.Compiled | Callable[..., Carry]:
         """Compile the cycles for as many seeds, unless that is done already."""
-        if jax.config.jax_disable_jit:
-            return self._chunk  # step by step, for whoever debugs
+        if getattr(jax.config, 'jax_disable_jit'):  # jax declares no such name
+            return self._chunk  # step by step, for debugging
         seeds = len(given.key)
         if seeds not in self._compiled:
             self._compiled[seeds] = self._chunk.lower(
@@ -113,13 +136,13 @@ class Trainer:
         return jax.block_until_ready(self.program(carry, given)(
             carry, self.task.examples, given, np.int32(start), np.int32(stop)))
 
-    def train(self, runs: Sequence[Run], pace: CheckpointPolicy, progress: Progress
-              ) -> list[Any]:
+    def train(self, runs: Sequence[RunHandle], policy: CheckpointPolicy,
+              progress: Progress) -> list[Any]:
         """Train runs side by side; a single one goes on where its folder is.
 
         Args:
-          runs: to train; more than one only where seeds are `apart`.
-          pace: how often to look up.
+          runs: to train; more than one only where seeds are `independent`.
+          policy: when to save.
           progress: what shows it.
 
         Returns:
@@ -131,10 +154,12 @@ class Trainer:
           StorageError: no checkpoint can be written.
           SettingError: the checkpoints are those of other code.
         """
-        group = Group(self.task, runs)
+        group = RunBatch(self.task, runs)
         given = group.given
         carry, reached = self._resume(runs[0]) if len(runs) == 1 else (
             self.start(given), TrainingProgress())
+        rows = rows_at((*runs[0].folder.lengths, self.cycles), self._evaluations)
+        stops = list(rows)
         if not reached.rows:
             group.add_rows({'cycle': 0, 'epoch': 0.0, 'seconds': 0.0, 'gflop': 0.0},
                            tests=self._test(group, carry))
@@ -142,16 +167,16 @@ class Trainer:
         group.note(reached)
         saved, seconds = time.monotonic(), math.inf
         if reached.rows > 1:
-            progress.advance(self._stops[reached.rows - 1],
+            progress.advance(stops[reached.rows - 1],
                              read_rows(runs[0].folder.path)[-1])
         progress.say('compiling')
         # Ahead of time, so that the first chunk's rate is that of the others.
         self.program(carry, given)
-        for start, stop in list(zip(self._stops, self._stops[1:]))[reached.rows - 1:]:
+        for start, stop in list(zip(stops, stops[1:]))[reached.rows - 1:]:
             while reached.cycle < stop and not group.is_lost:
-                saved = group.keep(carry, reached, saved, pace.checkpoint_every)
+                saved = group.keep(carry, reached, saved, policy.checkpoint_every)
                 preemption.mark_dirty()
-                upto = _end_of_call(reached.cycle, stop, seconds, pace.latency)
+                upto = _end_of_call(reached.cycle, stop, seconds, policy.latency)
                 began = time.perf_counter()
                 carry = self.call(carry, given, reached.cycle, upto)
                 took = time.perf_counter() - began
@@ -161,29 +186,30 @@ class Trainer:
                 group.drop_bad(carry.bad)
             if group.is_lost:
                 break
-            saved = group.keep(carry, reached, saved, pace.checkpoint_every)
+            saved = group.keep(carry, reached, saved, policy.checkpoint_every)
             reached = reached._replace(
                 rows=reached.rows + 1,
-                flops=reached.flops + self._costs.spent(stop - start, carry.sums.count))
+                flops=reached.flops + self._costs.spent(
+                    stop - start, np.asarray(carry.sums.count)))
             row = {'cycle': stop, 'epoch': stop * self.task.minibatches_per_cycle
                    / self.task.minibatches_per_epoch,
                    'seconds': round(reached.seconds, 4), 'gflop': reached.flops / 1e9}
-            tests = self._test(group, carry) if stop in self._tests else None
+            tests = self._test(group, carry) if rows[stop] else None
             shown = group.add_rows(row, carry, tests)
             carry = carry._replace(sums=_cleared(carry.sums))
             progress.advance(stop - start, shown)
         models = group.split(self.model(carry.state))
         group.drop_unless_finite([params for params, *_ in models])
-        if math.isfinite(pace.checkpoint_every) and not group.is_lost:
+        if math.isfinite(policy.checkpoint_every) and not group.is_lost:
             group.save(carry, reached)
         return [error or mine for error, mine in zip(group.errors, models)]
 
-    def _test(self, group: Group, carry: Carry) -> list[Any]:
+    def _test(self, group: RunBatch, carry: Carry) -> list[Any]:
         """Evaluate each run by the program that it has alone, to the same bits."""
         return [self._evaluate(state, run.given)
                 for state, run in zip(group.split(carry.state), group.runs)]
 
-    def _resume(self, run: Run) -> tuple[Carry, TrainingProgress]:
+    def _resume(self, run: RunHandle) -> tuple[Carry, TrainingProgress]:
         """Where a run is, or its start, with the rows of metrics that belong to it."""
         folder = run.folder
 
@@ -211,8 +237,8 @@ def _cleared(sums):
     return jax.tree.map(jnp.zeros_like, sums)
 
 
-def _end_of_call(cycle: int, stop: int, pace: float, latency: float) -> int:
+def _end_of_call(cycle: int, stop: int, seconds: float, latency: float) -> int:
     """The cycle up to which a call may go, given the seconds that a cycle took."""
     if math.isinf(latency):
         return stop
-    return min(stop, cycle + max(1, int(_CALL * latency / pace)))
+    return min(stop, cycle + max(1, int(_CALL_SHARE * latency / seconds)))

@@ -56,7 +56,7 @@ def test_running_as_long_as_the_lease_is_held(tmp_path):
     try:
         assert status_log.state_of(tmp_path) == State('running', attempts=2)
     finally:
-        lease.give_back()
+        lease.release()
     assert status_log.state_of(tmp_path) == State('preempted', attempts=2)
 
 
@@ -132,4 +132,4 @@ def test_only_an_unforeseen_error_leaves_its_trace(tmp_path):
     assert status_log.state_of(tmp_path)[:3] == (
         'failed', 'crash', 'ValueError: one two')
     trace = (tmp_path / 'crash.txt').read_text()
-    assert trace.startswith('Traceback') and 'test_attempts.py' in trace
+    assert trace.startswith('Traceback') and 'test_status_log.py' in trace

@@ -3,7 +3,7 @@
 On a CPU, XLA itself rounds the program of three seeds otherwise than that of one: it
 hands reductions and products to YNNPACK by their size, and contracts products and sums
 as the form of a fused loop has it. So here it does neither, and what is left is ours;
-the runner compares the bits of what it puts side by side (test_planner.py).
+the runner compares the bits of what it puts side by side (test_batching.py).
 """
 
 import contextlib

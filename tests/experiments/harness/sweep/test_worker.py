@@ -25,7 +25,7 @@ from experiments.harness.sweep import batching, work_queue, worker
 from experiments.harness.sweep import spec as sweeps
 from experiments.harness.sweep.batching import Plan
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 TABLE = '''
 title = 'T'
 [[table]]
@@ -92,7 +92,7 @@ class Stand:
             raise error
         return types.SimpleNamespace(
             experiment=experiment, trainer=types.SimpleNamespace(
-                apart=False, start=lambda given: None, program=self.program),
+                independent=False, start=lambda given: None, program=self.program),
             facts={'data': {}, 'cycles': 3})
 
     def run(self, bench, values, folders, progress):
@@ -115,7 +115,7 @@ def stand(monkeypatch):
     stand = Stand()
     monkeypatch.setattr(worker, 'CompiledTask', stand.bench)
     monkeypatch.setattr(execute, 'run', stand.run)
-    monkeypatch.setattr(worker, '_TAKING', 0.)
+    monkeypatch.setattr(worker, '_TAKING_SECONDS', 0.)
     return stand
 
 
@@ -214,11 +214,11 @@ def test_a_batch_that_another_takes_is_left_to_it(started, stand):
     assert not runs(folder)[1].exists()
     # On its own, it is no reason to wait.
     assert worker._take(bench, batch[:1]) == ([], set())
-    lease.give_back()
+    lease.release()
     had, missed = worker._take(bench, batch)
     assert [run.path for _, run in had] == runs(folder) and not missed
     for _, run in had:
-        run.lease.give_back()
+        run.lock.release()
 
 
 def test_side_by_side_where_planned(started, stand, monkeypatch):
@@ -343,7 +343,7 @@ def test_a_group_that_another_worker_is_at_is_left_to_it_for_a_while(
     monkeypatch.setattr(work_queue, 'time', types.SimpleNamespace(
         monotonic=lambda: now[0], sleep=lambda s: now.__setitem__(0, now[0] + s)))
     work(folder)
-    other.give_back()
+    other.release()
     assert states(folder) == ['done'] * 2
     assert shared_at == [0, pytest.approx(10 + 20, abs=1)]
 
@@ -378,7 +378,7 @@ def test_asked_to_leave_between_two_trials(started, stand, ends, monkeypatch, wh
     folder = started('seed = [0, 1]')
     asked = preemption.threading.Event()
     monkeypatch.setattr(preemption, '_requested', asked)
-    monkeypatch.setattr(preemption, '_attend', lambda *_: None)
+    monkeypatch.setattr(preemption, '_wait_for_signals', lambda *_: None)
     if when == 'before':
         asked.set()
     else:

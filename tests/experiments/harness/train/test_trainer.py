@@ -19,7 +19,7 @@ from experiments.harness.runs.run_folder import RunFolder, read_rows
 from experiments.harness.task import TracedInputs, Task
 from experiments.harness.train import flops, trainer
 from experiments.harness.train.progress import Progress
-from experiments.harness.train.run_batch import Run
+from experiments.harness.train.run_batch import RunHandle
 from experiments.harness.train.trainer import CheckpointPolicy, Trainer
 from experiments.harness.training_flags import UpdatePlan
 
@@ -80,7 +80,7 @@ def train_in(path, task, evaluations=2, keys=KEYS, cycles=SWEEPS):
     """Parameters, or the error that ended the run."""
     one = jax.tree.map(lambda x: x[0], traced_inputs(keys))
     ended, = Trainer(task, cycles, evaluations, one).train(
-        [Run(RunFolder(path), traced_inputs(keys))], CheckpointPolicy(),
+        [RunHandle(RunFolder(path), traced_inputs(keys))], CheckpointPolicy(),
         Progress('toy', cycles))
     return ended if isinstance(ended, Exception) else ended[0]
 
@@ -194,7 +194,7 @@ def test_rows_count_sweeps_and_passes_over_the_data(trained):
 
 def test_numbers_do_not_depend_on_the_chunks(trained, train, monkeypatch):
     params, rows = trained['fresh']
-    monkeypatch.setattr(trainer, '_ROWS', 3)
+    monkeypatch.setattr(trainer, '_NUM_ROWS', 3)
     chunked, fewer = train(STUDY, evaluations=4)
     assert [row['cycle'] for row in fewer] == [0, 2, 3, 4, 6, 8]
     assert_equal_trees(chunked, params, rtol=0)

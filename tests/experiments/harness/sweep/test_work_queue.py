@@ -85,10 +85,10 @@ def test_a_group_is_let_go_whatever_happens(tmp_path, clock):
 
 def test_a_process_that_leaves_at_once_lets_its_group_go(tmp_path, clock):
     with WorkQueue(tmp_path, GROUPS, 0).take(everywhere):
-        for farewell in preemption._farewells:
+        for farewell in preemption._exit_callbacks:
             farewell()
         assert not run_lock.is_held(tmp_path / 'groups' / 'a')
-    assert preemption._farewells == []
+    assert preemption._exit_callbacks == []
 
 
 def test_who_has_compiled_nothing_yet_shares_at_once(tmp_path, clock):
@@ -96,7 +96,7 @@ def test_who_has_compiled_nothing_yet_shares_at_once(tmp_path, clock):
     assert get_ready(WorkQueue(tmp_path, GROUPS, 1), clock, 5) == 'b'
     assert clock.now == 5
     for other in others:
-        other.give_back()
+        other.release()
 
 
 @pytest.mark.parametrize('seconds', [1., 60.])
@@ -105,9 +105,9 @@ def test_who_has_compiled_waits_twice_as_long_and_then_shares(tmp_path, clock, s
     assert get_ready(mine, clock, seconds) == 'a'
     with mine.take(everywhere) as name:
         assert name == 'b'
-        pause = max(work_queue._LOOK, work_queue._LOOK_SHARE * seconds)
+        pause = max(work_queue._POLL_SECONDS, work_queue._POLL_SETUPS * seconds)
         assert 2 * seconds <= clock.now - seconds <= 2 * seconds + pause
-    other.give_back()
+    other.release()
 
 
 @pytest.mark.parametrize('how', ['done', 'gone'])
@@ -115,12 +115,12 @@ def test_while_waiting_it_looks(tmp_path, clock, how):
     mine, other, left = WorkQueue(
         tmp_path, GROUPS[:2], 0), occupy(tmp_path, 'b'), {*'ab'}
     get_ready(mine, clock, 60)
-    pause = 60 * work_queue._LOOK_SHARE
-    clock.later = [(70, other.give_back if how == 'gone' else left.clear)]
+    pause = 60 * work_queue._POLL_SETUPS
+    clock.later = [(70, other.release if how == 'gone' else left.clear)]
     with mine.take(left.__contains__) as name:
         assert name == ('b' if how == 'gone' else None)
     assert 70 <= clock.now <= 70 + pause
-    other.give_back()
+    other.release()
 
 
 def test_asked_to_leave_it_does_not_wait_on(tmp_path, clock, monkeypatch):
@@ -131,5 +131,5 @@ def test_asked_to_leave_it_does_not_wait_on(tmp_path, clock, monkeypatch):
     clock.later = [(70, asked.set)]
     with pytest.raises(preemption.PreemptedError), mine.take(everywhere):
         pass
-    assert clock.now < 70 + 60 * work_queue._LOOK_SHARE
-    other.give_back()
+    assert clock.now < 70 + 60 * work_queue._POLL_SETUPS
+    other.release()

@@ -29,7 +29,7 @@ def create():
     made = []
     yield create
     for folder in made:
-        folder.lease.give_back()
+        folder.lock.release()
 
 
 @pytest.fixture
@@ -133,21 +133,23 @@ def test_a_run_is_not_written_over(tmp_path, create):
     with folder.attempt():
         complete(folder)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(BusyError, match='holds a run already; give another'):
+    with pytest.raises(BusyError, match='holds a run already, of 0 cycles; give'):
         create('vae', parse(f'--run_dir={tmp_path}', '--seeds=2'), {})
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_complete_run_says_so(tmp_path, create):
     folder = create('vae', parse(f'--run_dir={tmp_path}'), {})
-    folder.checkpoints.mkdir()
+    for number in '000009', '000010':
+        (folder.checkpoints / number).mkdir(parents=True)
     with folder.attempt():
         complete(folder)
     assert status_log.state_of(tmp_path) == status_log.State('done', attempts=1)
     manifest = status_log.read_manifest(tmp_path)
     assert manifest['digests'] == run_folder.digests(tmp_path)
     assert manifest['attempts'] == 1 and manifest['experiment'] == 'vae'
-    assert not folder.checkpoints.exists() and not (tmp_path / 'lease').exists()
+    assert [path.name for path in folder.checkpoints.iterdir()] == ['000010']
+    assert not (tmp_path / 'lease').exists()
 
 
 def test_digests_are_of_numbers(tmp_path):
@@ -201,12 +203,12 @@ def test_an_attempt_that_is_left_from_a_thread_says_so(tmp_path, create):
     folder = create('vae', parse(f'--run_dir={tmp_path}'), {})
     with folder.attempt():
         folder.begin(0)
-        farewell, = preemption._farewells
+        farewell, = preemption._exit_callbacks
         farewell()  # and the process ends
         assert status_log.state_of(tmp_path) == status_log.State(
             'preempted', attempts=1)
         assert status_log.is_over(tmp_path) and not (tmp_path / 'lease').exists()
-    assert not preemption._farewells
+    assert not preemption._exit_callbacks
 
 
 @pytest.mark.parametrize('where', ['file/run', 'file', 'x' * 300])

@@ -105,7 +105,7 @@ class Trainer:
     Args:
       clock: goes on as it works.
       speed: how much longer a sweep takes for N trials than for one, of N.
-      apart: whether seeds know nothing of each other.
+      independent: whether seeds know nothing of each other.
       bytes: that a trial takes.
       compiling: seconds.
       spoil: Carry of trials side by side -> one with other bits.
@@ -113,10 +113,10 @@ class Trainer:
 
     cycles, longest_call, pace = 10_000, 100, 1e-4
 
-    def __init__(self, clock, *, speed=0.5, apart=True, bytes=1000, compiling=1.,
+    def __init__(self, clock, *, speed=0.5, independent=True, bytes=1000, compiling=1.,
                  spoil=lambda carry: carry):
-        self._clock, self._speed, self.apart, self._bytes = clock, speed, apart, bytes
-        self._compiling, self._spoil = compiling, spoil
+        self._clock, self._speed, self._bytes = clock, speed, bytes
+        self._compiling, self._spoil, self.independent = compiling, spoil, independent
         self._compiled, self._alone = set(), None
         self.task = types.SimpleNamespace(examples=np.zeros(10))
         self.widths = []
@@ -186,7 +186,7 @@ def test_one_after_another_if_asked_to(clock):
 
 @pytest.mark.parametrize('mode', batching.MODES)
 def test_a_rule_is_never_put_side_by_side(clock, mode):
-    trainer = Trainer(clock, apart=False)
+    trainer = Trainer(clock, independent=False)
     assert batching.make_plan(trainer, waiting(4), 1, mode).width == 1
     assert trainer.widths == []
 
@@ -200,7 +200,7 @@ def test_a_rule_is_not_apart():
                          ('--order=joint', True), ('--order=decoder,encoder', True)]:
         order = vae._order(cli.parse(vae.define_flags, [flags]))
         task = Task(*[None] * 2, order, *[None] * 6)
-        assert block_updates.choose_cycles(task, [1., 1.]).apart is apart
+        assert block_updates.choose_cycles(task, [1., 1.]).independent is apart
 
 
 def spoiled(where, lane):
@@ -287,7 +287,8 @@ def test_measuring_many_takes_no_longer_than_measuring_few(clock):
         assert batching.make_plan(trainer, waiting(number), 1, 'auto').width == number
         return clock.now
 
-    assert max(seconds(number) for number in (2, 8, 32)) < 4 * 4 * batching._PROBE
+    longest = max(seconds(number) for number in (2, 8, 32))
+    assert longest < 4 * 4 * batching._PROBE_SECONDS
 
 
 def test_short_trainings_are_measured_to_their_end(clock):

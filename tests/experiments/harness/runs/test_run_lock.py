@@ -15,7 +15,7 @@ from experiments.harness import cli
 from experiments.harness.runs import run_folder, run_lock
 from experiments.harness.runs.run_lock import RunLock, TakenError, is_held
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 HOLD = '''
 import sys
 from pathlib import Path
@@ -36,7 +36,7 @@ def take():
     taken = []
     yield take
     for one in taken:
-        one.give_back()
+        one.release()
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_dies_with_its_process(end, other, tmp_path, take):
     other.wait()
     assert (tmp_path / 'lease').exists() and not is_held(tmp_path)
     mine = take(tmp_path)
-    assert mine.held() and is_held(tmp_path)
+    assert mine.is_mine() and is_held(tmp_path)
     assert json.loads((tmp_path / 'lease').read_text())['pid'] == os.getpid()
 
 
@@ -85,7 +85,7 @@ def test_is_taken_once_by_one_process_too(tmp_path, take):
     mine = take(tmp_path)
     with pytest.raises(TakenError, match=f'^process {os.getpid()} of '):
         RunLock(tmp_path)
-    assert mine.held() and is_held(tmp_path)
+    assert mine.is_mine() and is_held(tmp_path)
 
 
 def test_no_lease(tmp_path):
@@ -95,33 +95,33 @@ def test_no_lease(tmp_path):
 
 
 def test_of_another_machine(tmp_path, take):
-    path = elsewhere(tmp_path, run_lock._DEAD - 10)
+    path = elsewhere(tmp_path, run_lock._EXPIRY_SECONDS - 10)
     assert is_held(tmp_path)
     with pytest.raises(TakenError, match='^process 7 of elsewhere$'):
         RunLock(tmp_path)
     assert json.loads(path.read_text())['token'] == 'theirs'
-    elsewhere(tmp_path, run_lock._DEAD + 10)
+    elsewhere(tmp_path, run_lock._EXPIRY_SECONDS + 10)
     assert not is_held(tmp_path)
     mine = take(tmp_path)
-    assert mine.held() and is_held(tmp_path)
+    assert mine.is_mine() and is_held(tmp_path)
 
 
 def test_one_that_was_taken_over_is_not_held_nor_given_back(tmp_path, take):
     mine = take(tmp_path)
     path = elsewhere(tmp_path, 0)
-    assert not mine.held()
-    mine.give_back()
+    assert not mine.is_mine()
+    mine.release()
     assert json.loads(path.read_text())['token'] == 'theirs' and is_held(tmp_path)
 
 
 def test_given_back_once_or_twice(tmp_path, take):
     mine = take(tmp_path)
-    mine.give_back()
+    mine.release()
     assert not (tmp_path / 'lease').exists() and not is_held(tmp_path)
-    assert not mine.held()
+    assert not mine.is_mine()
     # Its descriptor may be another's by now.
     next_one = take(tmp_path)
-    mine.give_back()
+    mine.release()
     assert next_one.held() and is_held(tmp_path)
     with pytest.raises(TakenError):
         RunLock(tmp_path)
@@ -136,19 +136,19 @@ def test_is_alive_as_long_as_it_is_held(tmp_path, take, monkeypatch):
                 return True
         return False
 
-    monkeypatch.setattr(run_lock, '_TOUCHED', 0.01)
+    monkeypatch.setattr(run_lock, '_HEARTBEAT_SECONDS', 0.01)
     path = tmp_path / 'lease'
     mine = take(tmp_path)
     assert is_touched()
-    mine.give_back()
+    mine.release()
     elsewhere(tmp_path, 0)
     assert not is_touched()
 
 
 def test_a_look_does_not_keep_it_from_being_taken(tmp_path, take):
     """To see whether a lock is free, `is_held` has to lock it."""
-    take(tmp_path).give_back()
+    take(tmp_path).release()
     looking = os.open(tmp_path / 'lock', os.O_RDWR)
     assert run_lock._lock(looking)
-    threading.Timer(run_lock._GLANCE / 5, os.close, [looking]).start()
+    threading.Timer(run_lock._LOCK_PROBE_SECONDS / 5, os.close, [looking]).start()
     assert take(tmp_path).held()

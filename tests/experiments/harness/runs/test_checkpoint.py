@@ -23,7 +23,7 @@ from experiments.harness.runs.run_folder import RunFolder, read_rows
 from experiments.harness.task import TracedInputs, Task
 from experiments.harness.train import trainer
 from experiments.harness.train.progress import Progress
-from experiments.harness.train.run_batch import Run
+from experiments.harness.train.run_batch import RunHandle
 from experiments.harness.train.trainer import CheckpointPolicy, Trainer
 from experiments.harness.training_flags import UpdatePlan
 
@@ -61,14 +61,14 @@ GIVEN = TracedInputs(jax.random.split(jax.random.key(3), 2), {})
 def train_in(folder, task, pace=CheckpointPolicy()):
     one = jax.tree.map(lambda x: x[0], GIVEN)
     params, = Trainer(task, SWEEPS, EVALUATIONS, one).train(
-        [Run(folder, GIVEN)], pace, Progress('toy', SWEEPS))
+        [RunHandle(folder, GIVEN)], pace, Progress('toy', SWEEPS))
     return params
 
 
 @pytest.fixture
 def train(cheap_compilation, monkeypatch):
     """(task, folder) -> params; rows of four cycles, calls of one."""
-    monkeypatch.setattr(trainer, '_ROWS', 3)
+    monkeypatch.setattr(trainer, '_NUM_ROWS', 3)
 
     def train(task, folder):
         with cheap_compilation():
@@ -85,7 +85,7 @@ def whole(tmp_path_factory, cheap_compilation):
     def train(name):
         folder = RunFolder(tmp_path_factory.mktemp(name))
         with pytest.MonkeyPatch.context() as monkeypatch, cheap_compilation():
-            monkeypatch.setattr(trainer, '_ROWS', 3)
+            monkeypatch.setattr(trainer, '_NUM_ROWS', 3)
             params = train_in(folder, STUDIES[name])
         return params, without_seconds(folder.path)
     return {name: train(name) for name in STUDIES}
@@ -275,7 +275,7 @@ for number in count(1):
 def test_killed_while_saving(milliseconds, tmp_path):
     folder = tmp_path / 'checkpoints'
     with subprocess.Popen([sys.executable, '-c', SAVE, folder], stdout=subprocess.PIPE,
-                          cwd=Path(__file__).parents[2]) as process:
+                          cwd=Path(__file__).parents[4]) as process:
         process.stdout.readline()
         time.sleep(milliseconds / 1000)
         process.kill()
@@ -310,7 +310,7 @@ def test_the_same_run_goes_on_and_no_other(tmp_path, capsys):
         folder = run_folder.create(
             'vae', parse(f'--run_dir={tmp_path}', '--hidden=8', *arguments),
             {'data': {'file': data}})
-        folder.lease.give_back()
+        folder.lock.release()
         return folder
 
     create('--beta=4')  # which has not begun

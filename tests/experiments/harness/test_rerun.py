@@ -90,7 +90,7 @@ def test_nothing_is_left_behind(complete, again, tmp_path, monkeypatch):
 
     def leaves(path, where, *rest):
         made(path, where, *rest)
-        for farewell in preemption._farewells:
+        for farewell in preemption._exit_callbacks:
             farewell()
         assert not where.exists()
         preemption.leave()
@@ -182,7 +182,7 @@ def test_other_circumstances_are_said(complete, again, capsys):
     status, said = ends(capsys, complete)
     *lines, verdict = said.splitlines(keepends=True)
     assert (status, verdict) == (0, f'identical: {VERDICT.format(complete)}')
-    assert [line.split()[0] for line in lines] == list(rerun._DECIDES)
+    assert [line.split()[0] for line in lines] == list(rerun._MEANINGS)
     assert lines[0].startswith('commit was "abc" and is ')
     assert 'cores was 99 and is ' in said and 'uncommitted was "' in said
     assert all(len(line) < 220 and ': ' in line for line in lines)

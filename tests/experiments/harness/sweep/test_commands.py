@@ -191,7 +191,7 @@ def complete(run):
 
 def fail(run, kind):
     if kind == 'killed':
-        for _ in range(status_log._DEATHS):
+        for _ in range(status_log._MAX_DEATHS):
             status_log.began(run, 0)
     else:
         status_log.ended(run, 'failed', kind, 'for a reason')
@@ -219,6 +219,17 @@ def test_status_of_what_was_never_started(folder, call):
     assert call('some.toml', 'status') == (
         0, 'some: 4 trials, 0 done, 4 pending; in runs/some\n', '')
     assert not Path('runs').exists()
+
+
+def test_runs_of_another_length_are_mentioned(trials, folder, call, launched):
+    for run in trials:
+        run.mkdir(exist_ok=True)
+        complete(run)
+    status, said, _ = call(*AT, '--set=cycles=9')
+    assert status == 1, 'nothing is launched here'
+    assert said.splitlines()[0] == (
+        'note: 4 runs in there are of no trial of the sweep any more; with another '
+        'flag, the length included, a trial starts anew.')
 
 
 def test_a_run_that_ends_well(trials, folder, call, launched):
@@ -329,7 +340,7 @@ def test_retry_leaves_what_another_process_has(trials, call, launched, monkeypat
     before = status_log.read(trials[1])
     call('some.toml', 'retry', '--out_dir=there')
     assert status_log.read(trials[1]) == before and left(trials[1]) == FILES
-    lease.give_back()
+    lease.release()
     # Nor what it has tried and completed meanwhile.
     status_log.retry(trials[1])
     begin(trials[1])

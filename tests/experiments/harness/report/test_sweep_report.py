@@ -336,7 +336,7 @@ def test_a_sweep_that_has_just_begun(tmp_path):
     lease = RunLock(make.path(running))
     value = make.sweep([row], about='')
     page = Page(sweep_report.write(value, tmp_path))
-    lease.give_back()
+    lease.release()
     assert ('3 trials: 0 done, 1 running, 1 preempted, 1 pending, 0 failed.'
             in page.text)
     assert page.row('joint') == ['–', '–', '0 of 3', '–', '–']

@@ -47,7 +47,7 @@ def folder(tmp_path):
     write(failed, 0)
     status_log.failed(failed, ZeroDivisionError('by 0'))
     yield tmp_path
-    lease.give_back()
+    lease.release()
 
 
 def test_states_and_fractions(folder):

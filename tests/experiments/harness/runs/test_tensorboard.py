@@ -12,8 +12,8 @@ from tensorboardX.record_writer import RecordWriter
 
 from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
+from experiments.harness.runs import tensorboard
 from experiments.harness.runs.run_folder import RunFolder
-from experiments.harness.runs.tensorboard import Events
 
 FIRST = {'cycle': 0, 'epoch': 0., 'seconds': 0., 'gflop': 0.,
          'test': {'neg_elbo': [4., 5.]}}
@@ -52,7 +52,20 @@ ALL = {('test/neg_elbo', 0): 4.5, ('cost/gflop', 0): 0., ('cost/seconds', 0): 0.
        ('cost/gflop', 3): 7., ('cost/seconds', 3): 2.}
 
 
-def test_tags_and_steps_are_those_of_the_rows(tmp_path):
+@pytest.fixture
+def Events():
+    """The class, of which what it opened is closed."""
+    def make(run):
+        made.append(tensorboard.Events(run))
+        return made[-1]
+
+    made = []
+    yield make
+    for events in made:
+        events.close()
+
+
+def test_tags_and_steps_are_those_of_the_rows(tmp_path, Events):
     folder = RunFolder(tmp_path, events=Events(tmp_path))
     for row in FIRST, SECOND:
         folder.add_row(row)
@@ -63,7 +76,7 @@ def test_tags_and_steps_are_those_of_the_rows(tmp_path):
     assert all(event.wall_time > 0 for event in read(tmp_path))
 
 
-def test_records_are_those_of_tensorboardx(tmp_path):
+def test_records_are_those_of_tensorboardx(tmp_path, Events):
     Events(tmp_path).add_row(SECOND)
     file, = (tmp_path / 'tensorboard').iterdir()
     writer = RecordWriter(str(tmp_path / 'other'))
@@ -75,7 +88,8 @@ def test_records_are_those_of_tensorboardx(tmp_path):
 
 
 @pytest.mark.parametrize('rows', [[FIRST, SECOND], [SECOND]])
-def test_an_attempt_hides_what_another_wrote_from_its_first_row_on(tmp_path, rows):
+def test_an_attempt_hides_what_another_wrote_from_its_first_row_on(
+        tmp_path, rows, Events):
     earlier = Events(tmp_path)
     for row in FIRST, {**SECOND, 'gflop': 99.}, {**SECOND, 'cycle': 6}:
         earlier.add_row(row)
@@ -91,18 +105,18 @@ def test_an_attempt_hides_what_another_wrote_from_its_first_row_on(tmp_path, row
     assert shown(read(tmp_path)) == ALL
 
 
-def test_an_attempt_without_rows_hides_nothing(tmp_path):
+def test_an_attempt_without_rows_hides_nothing(tmp_path, Events):
     for row in FIRST, SECOND:
         Events(tmp_path).add_row(row)
-    Events(tmp_path).finish()
+    Events(tmp_path).add_pictures()
     assert shown(read(tmp_path)) == ALL
 
 
-def test_pictures_are_there_at_the_end(tmp_path):
+def test_pictures_are_there_at_the_end(tmp_path, Events):
     figures.grid(tmp_path / 'samples.png', np.eye(8)[None, :, :, None].repeat(8, 0))
     events = Events(tmp_path)
     events.add_row(SECOND)
-    events.finish()
+    events.add_pictures()
     picture, = [value for event in read(tmp_path) for value in event.summary.value
                 if value.HasField('image')]
     content = (tmp_path / 'samples.png').read_bytes()
@@ -112,19 +126,20 @@ def test_pictures_are_there_at_the_end(tmp_path):
         matplotlib.image.imread(tmp_path / 'samples.png').shape)
 
 
-def test_where_the_disk_refuses_it_says_so(tmp_path, monkeypatch):
+def test_where_the_disk_refuses_it_says_so(tmp_path, monkeypatch, Events):
     events = Events(tmp_path)
     events.add_row(FIRST)
-    monkeypatch.setattr('builtins.open', lambda *_: raise_full())
+    monkeypatch.setattr('os.fsync', lambda *_: raise_full())
     with pytest.raises(OSError, match='No space'):
         events.add_row(SECOND)
+    monkeypatch.undo()
 
 
 def raise_full():
     raise OSError(28, 'No space left on device')
 
 
-def test_the_extra_is_not_installed(tmp_path, monkeypatch):
+def test_the_extra_is_not_installed(tmp_path, monkeypatch, Events):
     for name in list(sys.modules):
         if name.startswith('tensorboardX'):
             monkeypatch.delitem(sys.modules, name)
@@ -136,7 +151,7 @@ def test_the_extra_is_not_installed(tmp_path, monkeypatch):
         "'cdgm[tensorboard]'.")
 
 
-def test_arrays_of_the_device_are_rows_as_well(tmp_path):
+def test_arrays_of_the_device_are_rows_as_well(tmp_path, Events):
     row = {**FIRST, 'test': {'mmd2': jax.numpy.array([1., 2.])}}
     Events(tmp_path).add_row(row)
     assert shown(read(tmp_path))['test/mmd2', 0] == 1.5

@@ -1,6 +1,6 @@
 """Two hundred trials whose workers and launcher are killed give what nobody disturbed.
 
-Ten minutes on two cores: `pytest -m slow -s tests/experiments/test_chaos.py`.
+Ten minutes on two cores: `pytest -m slow -s` with this file.
 """
 
 import collections

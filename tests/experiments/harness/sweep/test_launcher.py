@@ -70,7 +70,7 @@ for name in json.loads((folder / 'order.json').read_text()):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(launcher, '_LOOK', 0.02)
+    monkeypatch.setattr(launcher, '_POLL_SECONDS', 0.02)
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_workers_that_die_before_they_begin_are_given_up(begin, tmp_path, status
 
 def test_workers_that_are_killed_before_they_begin_are_given_up(begin, tmp_path,
                                                                 monkeypatch):
-    monkeypatch.setattr(local_pool, '_KILLS', 4)
+    monkeypatch.setattr(local_pool, '_MAX_KILLS', 4)
     with pytest.raises(WorkersError, match=r'^4 workers ended .* status -9; .* ends '
                                            'with: nothing$'):
         begin(2, {}, script='import os; os.kill(os.getpid(), 9)')()
@@ -275,7 +275,7 @@ def test_trials_that_another_launch_runs_are_waited_for(begin, tmp_path):
         time.sleep(0.3)  # workers end meanwhile, and have done right
         (run / 'manifest').write_text('{"digests": {}}')
         os.replace(run / 'manifest', run / 'manifest.json')
-        lease.give_back()
+        lease.release()
 
     go = begin(5, {at: f'wait:{{{at + 1}}}' for at in range(3)}, '--workers=4')
     thread = threading.Thread(target=finish)
@@ -331,15 +331,16 @@ def test_a_job_has_trials_of_one_program(submitted, tmp_path, capsys, more, part
     assert keywords['options'] == {'account': 'a=b'} and keywords['name'] == 'some'
     assert capsys.readouterr().out == (
         f'submitted {len(parts)} jobs to Slurm: 7_0 … 7_{len(parts) - 1}\n')
-    assert it.parting == ('the jobs go on; ./launch.sh some status --out_dir=there '
-                          '--set=beta=2 says how they stand')
-    it.dismiss()
+    assert it.exit_message == (
+        'the jobs go on; ./launch.sh some status --out_dir=there --set=beta=2 says how '
+        'they stand')
+    it.shutdown()
 
 
 def test_only_what_waits_is_submitted_and_jobs_may_end_without_it(begin, submitted,
                                                                   monkeypatch):
     begin(2, {})()
-    monkeypatch.setattr(jobs, '_ASK', -1.)
+    monkeypatch.setattr(jobs, '_SQUEUE_SECONDS', -1.)
     monkeypatch.setattr(jobs.subprocess, 'run', lambda *_, **__: (
         subprocess.CompletedProcess([], 0, '', '')))
     go = begin(3, {}, '--cluster=slurm')
@@ -351,12 +352,12 @@ def test_only_what_waits_is_submitted_and_jobs_may_end_without_it(begin, submitt
 def test_jobs_last_as_long_as_slurm_knows_them(submitted, tmp_path, monkeypatch):
     answers = [('7_0 x', '', 0), ('', 'slurm_load_jobs error: no contact', 1),
                ('', 'slurm_load_jobs error: Invalid job id specified', 1)]
-    monkeypatch.setattr(jobs, '_ASK', -1.)
+    monkeypatch.setattr(jobs, '_SQUEUE_SECONDS', -1.)
     monkeypatch.setattr(jobs.subprocess, 'run', lambda *_, **__: (
         subprocess.CompletedProcess([], *[answers[0][2], *answers.pop(0)[:2]])))
     it = jobs.Jobs(tmp_path, flags_of(), waiting())
-    assert [it.mend(None), it.mend(None), it.mend(None)] == [True, True, False]
-    assert not jobs.Jobs(tmp_path, flags_of(), []).mend(None)
+    assert [it.ensure_workers(None) for _ in range(3)] == [True, True, False]
+    assert not jobs.Jobs(tmp_path, flags_of(), []).ensure_workers(None)
 
 
 def test_an_option_of_sbatch_without_a_value(submitted, tmp_path):

@@ -15,7 +15,7 @@ from experiments.harness import cli
 from experiments.harness.runs import preemption, status_log
 from experiments.harness.runs.run_folder import read_rows
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 LATENCY = 5.
 
 # What a process does that is about to lose something, or has nothing to lose.
@@ -207,8 +207,7 @@ def test_thirty_signals_at_random_moments(number, command, undisturbed, tmp_path
             elif status == -number:
                 assert words == ''
                 left.append(('killed', round(took, 1)))
-                if (folder / 'loss.png').exists() and not (
-                        folder / 'checkpoints').exists():
+                if status_log.state_of(folder).name == 'done':
                     break
             else:
                 assert (status, words) == (0, '')

@@ -12,7 +12,7 @@ import pytest
 from experiments.harness.sweep import slurm_task
 from experiments.harness.sweep.slurm_task import ArrayTask
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 TASK = '''
 import sys
@@ -95,7 +95,7 @@ CHECKPOINT = '''
 import signal, sys, types
 from experiments.harness.sweep import slurm_task
 from experiments.harness.sweep.slurm_task import ArrayTask
-slurm_task._RUMOUR = 30.
+slurm_task._SIGNAL_DELAY_SECONDS = 30.
 sys.modules['submitit'] = types.ModuleType('submitit')
 sys.modules['submitit.helpers'] = helpers = types.ModuleType('submitit.helpers')
 helpers.DelayedSubmission = lambda task: ('again', task._command[2:], task._child)

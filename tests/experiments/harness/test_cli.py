@@ -16,7 +16,7 @@ from experiments.harness.report import compare
 from experiments.harness.runs import status_log
 from experiments.harness.runs.run_folder import read_rows
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
