@@ -95,68 +95,88 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
     if isinstance(rule, Schedule):
         rule = from_schedule(rule)
     _check(rule, tuple(descent.blocks))
+    driver = _Driver(descent, rule, seeds, batch_axis)
+    return SelectedDescent(partial(_init, driver), partial(_step, driver),
+                           partial(_visit, driver))
 
-    def mapped(function, *axes):
-        return jax.vmap(function, axes) if seeds else function
 
-    def shared(values):
+class _Driver(NamedTuple):
+    """What `drive` was given."""
+
+    descent: Descent
+    rule: SelectionRule
+    seeds: bool
+    batch_axis: int | None
+
+    def mapped(self, function: Callable, *axes) -> Callable:
+        return jax.vmap(function, axes) if self.seeds else function
+
+    def shared(self, values) -> jax.Array:
         """Mean over the seeds; one that has diverged does not choose for the rest."""
         values = jnp.asarray(values, float)
-        return _mean_of_finite(values) if seeds else values
+        return _mean_of_finite(values) if self.seeds else values
 
-    def init(params, model_state=None):
-        return SelectedDescentState(mapped(descent.init, 0, 0)(params, model_state),
-                                    rule.init())
 
+def _init(driver: _Driver, params, model_state=None) -> SelectedDescentState:
+    return SelectedDescentState(driver.mapped(driver.descent.init, 0, 0)(
+        params, model_state), driver.rule.init())
+
+
+def _step(driver: _Driver, state, batch, key, signal=None, **extra):
+    block, rule_state = _choose(driver, state, batch, key)
+    after, info = driver.mapped(partial(driver.descent.step, **extra), 0,
+                                driver.batch_axis, 0, None)(
+        state.descent, batch, key, block)
+    state = _tell(driver, block, state.descent, after, rule_state, info, batch, key,
+                  signal)
+    return state, info
+
+
+def _visit(driver: _Driver, state, batch, key, signal=None, **extras):
+    def one(tree, axis, place):
+        return jax.tree.map(lambda x: lax.index_in_dim(x, place, axis, False), tree)
+
+    steps_of_batch = 1 if driver.seeds and driver.batch_axis == 0 else 0
+    steps_of_key = 1 if driver.seeds else 0
+    first, last = ((one(batch, steps_of_batch, place), one(key, steps_of_key, place))
+                   for place in (0, -1))
+    block, rule_state = _choose(driver, state, *first)
+    after, infos = driver.mapped(partial(driver.descent.visit, **extras), 0,
+                                 driver.batch_axis, 0, None)(
+        state.descent, batch, key, block)
+    info = one(infos._replace(aux={}), steps_of_key, -1)
+    return _tell(driver, block, state.descent, after, rule_state, info, *last,
+                 signal), infos
+
+
+def _choose(driver: _Driver, state: SelectedDescentState, batch, key):
+    """The block, and the rule's state; the minibatch is for rules that measure."""
+    def grad_norms(params, model_state, batch, key):
+        return block_grad_norms(driver.descent, params, batch, key, model_state)
+
+    return driver.rule.select(state.rule, lambda: driver.shared(
+        driver.mapped(grad_norms, 0, 0, driver.batch_axis, 0)(
+            state.descent.params, state.descent.model_state, batch, key)))
+
+
+def _tell(driver: _Driver, block, before: DescentState, after: DescentState, rule_state,
+          info: StepInfo, batch, key, signal) -> SelectedDescentState:
+    """What the rule knows after a step, or after the last one of a visit."""
     def secant(before, after, *data):
-        return _secant(descent, before, after, *data)
+        return _secant(driver.descent, before, after, *data)
 
     def decrease(loss, params, *data):
-        return loss - _loss(descent, params, *data)
+        return loss - _loss(driver.descent, params, *data)
 
-    def choose(state, batch, key):
-        """The block, and the rule's state; the minibatch is for rules that measure."""
-        def grad_norms(params, model_state, batch, key):
-            return block_grad_norms(descent, params, batch, key, model_state)
-
-        return rule.select(state.rule, lambda: shared(
-            mapped(grad_norms, 0, 0, batch_axis, 0)(
-                state.descent.params, state.descent.model_state, batch, key)))
-
-    def tell(before, after, rule_state, info, batch, key, signal):
-        """What the rule knows after a step, or after the last one of a visit."""
-        def probe(function, start):
-            return shared(mapped(function, 0, 0, 0, batch_axis, 0, None)(
+    def probe(function, start):
+        return driver.shared(driver.mapped(
+            function, 0, 0, 0, driver.batch_axis, 0, None)(
                 start, after.params, before.model_state, batch, key, block))
 
-        block = info.block[0] if seeds else info.block
-        seen = StepStats(block, shared(info.loss), shared(info.grad_norm),
-                         *_mean_signal(signal),
-                         decrease=lambda: probe(decrease, info.loss),
-                         secant=lambda: probe(secant, before.params))
-        return SelectedDescentState(after, rule.observe(rule_state, seen))
-
-    def step(state, batch, key, signal=None, **extra):
-        block, rule_state = choose(state, batch, key)
-        after, info = mapped(partial(descent.step, **extra), 0, batch_axis, 0, None)(
-            state.descent, batch, key, block)
-        return tell(state.descent, after, rule_state, info, batch, key, signal), info
-
-    def visit(state, batch, key, signal=None, **extras):
-        def one(tree, axis, place):
-            return jax.tree.map(lambda x: lax.index_in_dim(x, place, axis, False), tree)
-
-        in_batch, in_key = (0 if axis is None or not seeds else 1
-                            for axis in (batch_axis, 0))
-        first, last = ((one(batch, in_batch, place), one(key, in_key, place))
-                       for place in (0, -1))
-        block, rule_state = choose(state, *first)
-        after, infos = mapped(partial(descent.visit, **extras), 0, batch_axis, 0, None)(
-            state.descent, batch, key, block)
-        info = one(infos._replace(aux={}), int(seeds), -1)
-        return tell(state.descent, after, rule_state, info, *last, signal), infos
-
-    return SelectedDescent(init, step, visit)
+    seen = StepStats(block, driver.shared(info.loss), driver.shared(info.grad_norm),
+                     *_mean_signal(signal), decrease=lambda: probe(decrease, info.loss),
+                     secant=lambda: probe(secant, before.params))
+    return SelectedDescentState(after, driver.rule.observe(rule_state, seen))
 
 
 def block_grad_norms(descent: Descent, params: Params, batch, key,
