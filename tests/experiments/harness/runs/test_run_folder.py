@@ -203,8 +203,8 @@ def test_an_attempt_that_is_left_from_a_thread_says_so(tmp_path, create):
     folder = create('vae', parse(f'--run_dir={tmp_path}'), {})
     with folder.attempt():
         folder.begin(0)
-        farewell, = preemption._exit_callbacks
-        farewell()  # and the process ends
+        callback, = preemption._exit_callbacks
+        callback()  # and the process ends
         assert status_log.state_of(tmp_path) == status_log.State(
             'preempted', attempts=1)
         assert status_log.is_over(tmp_path) and not (tmp_path / 'lease').exists()
