@@ -375,6 +375,15 @@ def block_name(block: StaticBlock, names: Sequence[str]) -> str:
     return names[int(block)]
 
 
+def check_index(block: Any, names: Sequence[str]) -> None:
+    """Raise a TypeError if a block that is not static is no integer scalar."""
+    dtype, shape = getattr(block, 'dtype', None), getattr(block, 'shape', ())
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or shape:
+        seen = _short(block) if dtype is None else f'{dtype}{list(shape)}'
+        raise TypeError(f'the block is {seen}; give a name or an index, an integer '
+                        f'scalar if it is traced, of the blocks {_listed(names)}.')
+
+
 def split(tree: Any, labels: Labels, name: str) -> tuple[Any, Any]:
     """Split a tree into the leaves that a block owns and the rest.
 

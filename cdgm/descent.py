@@ -22,11 +22,15 @@ argument of `step`. A name compiles the program of that block alone; a traced in
 compiles one `lax.switch` over the blocks, which under `vmap` stays a switch as long as
 the index is shared (`in_axes=None`), and otherwise runs every branch.
 
+The blocks of a family (`cdgm.layers.blocks`) are the layers of a stack: one program
+moves any of them, at a place that is traced. A pair (family, int32[]) names one without
+a switch over what else there is.
+
 Nothing here calls `jit`; the caller does, once, at the outside, and donates the state.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,11 +40,14 @@ import optax
 from jax import lax
 
 from cdgm import blocks as trees
+from cdgm import families, stacks
 from cdgm.blocks import Params, Selector
-from cdgm.gradient_move import Move, as_move
+from cdgm.extras import check_extras
+from cdgm.families import Layers, Place, Program
+from cdgm.gradient_move import Move, apply_gradient, as_move, steepest_ascent
 from cdgm.transforms import sync_global_count
 from cdgm.reuse import hoist_invariants
-from cdgm.riders import check_riders, riding_move
+from cdgm.riders import Moving, accompanied_move, check_riders, layer_rider
 from cdgm.switching import switch
 
 # (params, batch, key) -> (scalar, aux), or with a model state
@@ -61,8 +68,12 @@ class Block(NamedTuple):
       ephemeral: reset the tx's state at the start of each visit. Such a state never
         enters the carry, so it costs no memory between visits.
       riders: names of other blocks, each with a stateless optax transformation by which
-        its leaves move along with this block's, see `cdgm.riders`.
+        its leaves move along with this block's, see `cdgm.riders`. The name of a family
+        stands for its layers.
       batch: minibatch -> the part of it that the loss is given; all of it if left out.
+      companions: names of other blocks that move in the same step down this block's
+        loss, by their own tx and with their own state, see `cdgm.riders`.
+      layers: which layers of a stack it is, see `cdgm.layers.blocks`.
     """
 
     leaves: Selector
@@ -71,6 +82,8 @@ class Block(NamedTuple):
     ephemeral: bool = False
     riders: Mapping[str, optax.GradientTransformation] = {}
     batch: Callable[[Any], Any] | None = None
+    companions: Sequence[str] = ()
+    layers: Layers | None = None
 
 
 class DescentState(NamedTuple):
@@ -78,7 +91,8 @@ class DescentState(NamedTuple):
 
     Attributes:
       params: the whole tree.
-      opt_state: block name -> state of its tx; ephemeral blocks have none.
+      opt_state: block name -> state of its tx; ephemeral blocks have none. A family has
+        one entry, the states of its blocks on a leading axis.
       count: int32[], steps taken (a simultaneous step counts once).
       model_state: a pytree of arrays of any dtype that the losses change, or None.
     """
@@ -93,16 +107,17 @@ class StepInfo(NamedTuple):
     """What a step reports. A visit or a cycle stacks one a step, leading axis K.
 
     Attributes:
-      block: int32[], index of the block that moved; -1 if a traced index was out of
-        range, in which case nothing moved and the rest is zero.
+      block: int32[], index of the block that moved; -1 if nothing moved, because a
+        traced index was out of range (the rest is zero) or because the move could not
+        be made (as by `cdgm.moves.exact_minimisation`; the rest is the block's own).
       loss: float[], the block's loss before the move.
       grad_norm: float[], 2-norm of the active block's gradient; None with
         `block_descent(..., grad_norm=False)`.
-      aux: block name -> what its loss returned beside the value, of the dtypes that it
-        has there. A named step has the entry of the block that moved; a cycle those of
-        its blocks, each stacked over the block's own updates. A traced step, whose
-        branches are of one type, has all entries, with zeros for the blocks that did
-        not move: `block` says which one did.
+      aux: block name, or family -> what its loss returned beside the value, of the
+        dtypes that it has there. A named step has the entry of the block that moved; a
+        cycle those of its blocks, each stacked over the block's own updates. A traced
+        step, whose branches are of one type, has all entries, with zeros for the blocks
+        that did not move: `block` says which one did.
     """
 
     block: jax.Array
@@ -118,9 +133,10 @@ class Descent(NamedTuple):
       blocks: name -> Block, in the order that indices count.
       init: (params, model_state=None) -> DescentState, of arrays of its own.
       step: (state, batch, key, block, **extra) -> (state, StepInfo). `block` is a name,
-        a Python index (both static), or an int32[] that may be traced. `key` is what
-        the loss takes: a key, a dict of them, or None. `extra` goes to the block's tx,
-        as optax's extra arguments do.
+        a Python index (both static), an int32[] that may be traced, or a pair (family,
+        int32[]), the number of a block in its family, which is not checked where it is
+        traced. `key` is what the loss takes: a key, a dict of them, or None. `extra`
+        goes to the block's tx, as optax's extra arguments do.
       visit: (state, batch, key, block, steps=None, fresh_keys=False, **extras) ->
         (state, StepInfo[K]): K steps in one scan; `extras` have a leading axis K. With
         steps=K one minibatch and one key serve them all, or with `fresh_keys` keys of a
@@ -131,9 +147,10 @@ class Descent(NamedTuple):
         updates on the one minibatch (common random numbers), so that they can share
         their work; with stacked=True minibatches and keys have a leading axis
         len(order), one an update. A run of one name in the order is one visit.
-      simultaneous: (state, batch, key) -> (state, StepInfo[B]): all blocks move from
-        the same point, each by its own tx; nobody rides. The model state goes from one
-        loss to the next, in the order of the blocks. `aux` is not stacked.
+      simultaneous: (state, batch, key, blocks=None) -> (state, StepInfo[B]): the named
+        blocks, or all of them, move from the same point, each by its own tx; nobody
+        rides. The model state goes from one loss to the next, in the order of the
+        blocks as they are given. `aux` is not stacked.
     """
 
     blocks: dict[str, Block]
@@ -180,6 +197,7 @@ class _Kernel(NamedTuple):
     """Blocks, and what follows from them alone."""
 
     blocks: dict[str, Block]
+    programs: dict[str, Program]
     moves: dict[str, Move]
     grad_norm: bool
 
@@ -188,15 +206,15 @@ class _Kernel(NamedTuple):
         return tuple(self.blocks)
 
     def label(self, params: Params):
-        return trees.label(params, {n: b.leaves for n, b in self.blocks.items()})
+        return families.label(params, self.programs)
 
 
 class _Active(NamedTuple):
     """A block taken out of the state, to move.
 
     Attributes:
-      active: its leaves, and those of its riders.
-      own: the state of its tx.
+      active: its leaves, or a `Moving` if others move along.
+      own: the state of its tx, or of each of those that move by a state.
       model_state: as in `DescentState`.
     """
 
@@ -215,25 +233,46 @@ class _Data(NamedTuple):
 
 def _kernel(blocks: Mapping[str, Block], grad_norm: bool) -> _Kernel:
     blocks = dict(blocks)
-    selectors = {name: block.leaves for name, block in blocks.items()}
-    moves = {name: riding_move(block.tx, name, block.riders, selectors)
-             if block.riders else as_move(block.tx, name)
-             for name, block in blocks.items()}
-    return _Kernel(blocks, moves, grad_norm)
+    programs = families.programs(blocks)
+    return _Kernel(blocks, programs, {
+        name: _block_move(name, program.block, programs)
+        for name, program in programs.items()}, grad_norm)
+
+
+def _block_move(name: str, block: Block, programs: Mapping[str, Program]) -> Move:
+    if not (block.riders or block.companions):
+        return as_move(block.tx, name)
+    return accompanied_move(
+        block.tx, name,
+        {other: tx for other, tx in block.riders.items()
+         if other not in programs or not programs[other].block.layers},
+        {other: programs[other].block.tx for other in block.companions
+         if other in programs})
 
 
 def _init(kernel: _Kernel, params: Params, model_state: Any = None) -> DescentState:
     _check_no_statistics(params)
     labels = kernel.label(params)
-    for name, block in kernel.blocks.items():
-        check_riders(block.tx, name, block.riders, params, labels)
+    families.check(params, labels, kernel.programs)
+    for name, program in kernel.programs.items():
+        check_riders(name, program.block, params, labels, kernel.programs)
     params = _owned_arrays(params)
-    opt_state = {
-        name: _owned_arrays(kernel.moves[name].init(trees.split(params, labels,
-                                                                name)[0]))
-        for name, block in kernel.blocks.items() if not block.ephemeral}
+    opt_state = {name: _owned_arrays(_init_state(program, params, labels))
+                 for name, program in kernel.programs.items()
+                 if not program.block.ephemeral}
     return DescentState(params, opt_state, jnp.zeros((), jnp.int32),
                         _owned_arrays(model_state))
+
+
+def _init_state(program: Program, params: Params, labels) -> Any:
+    """State of the tx of a block; of the blocks of a family on a leading axis."""
+    init = as_move(program.block.tx, program.name).init
+    own = trees.split(params, labels, program.name)[0]
+    layers = program.block.layers
+    if layers is None:
+        return init(own)
+    return jax.vmap(lambda number: init(stacks.decode(
+        families.take_block(own, number, layers))))(jnp.arange(program.count))
 
 
 def _owned_arrays(tree: Any) -> Any:
@@ -257,7 +296,10 @@ def _check_no_statistics(params: Params) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params,
                                                           is_leaf=is_statistics):
         name = trees.leaf_path(path)
-        if is_statistics(leaf) or 'batch_stats' in name.split('/'):
+        *_, module, variable = ['', *name.split('/')]
+        of_linen = 'batch_stats' in name.split('/') or (
+            module.startswith('BatchNorm') and variable in ('mean', 'var'))
+        if is_statistics(leaf) or of_linen:
             raise ValueError(
                 f'{name!r} is a batch statistic, which is not descended; split it off '
                 'and hand it to init(params, model_state) (linen: variables["params"] '
@@ -320,28 +362,124 @@ def _checked(name: str, returned, form: str) -> tuple[jax.Array, Any]:
     return loss, rest
 
 
-def _enter(kernel: _Kernel, state: DescentState, labels, name: str):
-    """Take a block out of the state: (_Active, the frozen leaves)."""
-    block = kernel.blocks[name]
-    # Riders are active as well, for they move.
-    active, frozen = trees.split(state.params, jax.tree.map(
-        lambda own: name if own in block.riders else own, labels), name)
-    own = (kernel.moves[name].init(active) if block.ephemeral else
-           sync_global_count(state.opt_state[name], state.count))
-    return _Active(active, own, state.model_state), frozen
+class _View(NamedTuple):
+    """A state, with the one block of each family that is looked at beside it.
+
+    A conditional would copy whole stacks; so a branch returns the layers that it moved,
+    and they are put into the stack outside.
+
+    Attributes:
+      state: the whole of it.
+      slices: family -> (its leaves of one block, at rest; the state of its tx or None).
+    """
+
+    state: DescentState
+    slices: dict[str, tuple[Any, Any]]
 
 
-def _kept(kernel: _Kernel, opt_state, name: str, own):
-    """The states of all txs, with that of a block put back."""
-    return opt_state if kernel.blocks[name].ephemeral else {**opt_state, name: own}
+def _look(kernel: _Kernel, state: DescentState, labels, numbers: Mapping[str, Any]
+          ) -> _View:
+    """Take a block of each named family, given its number there."""
+    slices = {}
+    for name, number in numbers.items():
+        layers = kernel.programs[name].block.layers
+        own = trees.split(state.params, labels, name)[0]
+        slices[name] = families.take_block(own, number, layers), stacks.take(
+            state.opt_state[name], number) if name in state.opt_state else None
+    return _View(state, slices)
 
 
-def _leave(kernel: _Kernel, state: DescentState, name: str, moved: _Active, frozen,
-           steps: int) -> DescentState:
-    """Put a block back."""
-    return DescentState(trees.merge(moved.active, frozen),
-                        _kept(kernel, state.opt_state, name, moved.own),
-                        _add(state.count, steps), moved.model_state)
+def _settle(kernel: _Kernel, view: _View, labels, numbers: Mapping[str, Any]
+            ) -> DescentState:
+    """Put the blocks that were looked at back into their families."""
+    params, opt_state = view.state.params, view.state.opt_state
+    for name, number in numbers.items():
+        layers = kernel.programs[name].block.layers
+        moved, own = view.slices[name]
+        stack, rest = trees.split(params, labels, name)
+        params = trees.merge(families.put_block(stack, moved, number, layers), rest)
+        if name in opt_state:
+            opt_state = {**opt_state, name: stacks.put(opt_state[name], own, number)}
+    return view.state._replace(params=params, opt_state=opt_state)
+
+
+def _enter(kernel: _Kernel, view: _View, labels, place: Place) -> _Active:
+    """Take a block out of a view."""
+    program, (state, slices) = kernel.programs[place.program], view
+    block, name = program.block, place.program
+    if block.layers is None:
+        own, kept = trees.split(state.params, labels, name)[0], state.opt_state.get(
+            name)
+    else:
+        own, kept = stacks.decode(slices[name][0]), slices[name][1]
+    own_state = (as_move(block.tx, name).init(own) if block.ephemeral
+                 else sync_global_count(kept, state.count))
+    if not (block.riders or block.companions):
+        return _Active(own, own_state, state.model_state)
+    along = {other: trees.split(state.params, labels, other)[0]
+             for other in (*block.riders, *block.companions)
+             if not kernel.programs[other].block.layers}
+    riding = families.roots(kernel.programs, block.riders)
+    return _Active(
+        Moving(own, along, {root: stacks.uncode(families.subtree(state.params, root))
+                            for root in riding}),
+        {name: own_state, **{other: sync_global_count(state.opt_state[other],
+                                                      state.count)
+                             for other in block.companions}},
+        state.model_state)
+
+
+def _leave(kernel: _Kernel, view: _View, labels, place: Place, moved: _Active,
+           steps: int) -> _View:
+    """Put a block back into a view."""
+    (state, slices), name = view, place.program
+    block = kernel.programs[name].block
+    count = _add(state.count, steps)
+    params, opt_state = state.params, state.opt_state
+    own, own_state = moved.active, moved.own
+    if isinstance(own, Moving):
+        for other, tree in own.along.items():
+            params = trees.merge(tree, params)
+        params = families.replace(params, {
+            root: stacks.recode(stack, families.subtree(params, root))
+            for root, stack in own.stacks.items()})
+        opt_state = {**opt_state, **{other: own_state[other]
+                                     for other in block.companions}}
+        own, own_state = own.own, own_state[name]
+    if block.layers is not None:
+        resting = stacks.at_rest(own, slices[name][0], families.rounding_key(count, 0))
+        slices = {**slices, name: (resting, None if block.ephemeral else own_state)}
+    else:
+        params = trees.merge(own, params)
+        if not block.ephemeral:
+            opt_state = {**opt_state, name: own_state}
+    return _View(DescentState(params, opt_state, count, moved.model_state), slices)
+
+
+def _assemble(kernel: _Kernel, state: DescentState, labels, place: Place, active: Any,
+              count: jax.Array) -> Params:
+    """The parameters that a loss is given while a block moves.
+
+    Each stack is `Opened`, so that the loss differentiates what moves and no more.
+    """
+    block = kernel.programs[place.program].block
+    moving = active if isinstance(active, Moving) else Moving(active, {}, {})
+    params = state.params
+    for tree in (moving.own, *moving.along.values()) if block.layers is None else (
+            moving.along.values()):
+        params = trees.merge(tree, params)
+    opened = {}
+    for root in families.roots(kernel.programs):
+        mine = block.layers if block.layers and block.layers.stack == root else None
+        stack = moving.stacks.get(root, families.subtree(state.params, root))
+        rider = (layer_rider(block.riders, families.subtree(labels, root))
+                 if root in moving.stacks else None)
+        opened[root] = stacks.Opened(
+            stack, families.subtree(moving.own, root) if mine else None,
+            place.number * mine.size if mine else jnp.zeros((), jnp.int32),
+            families.rounding_key(count, 1), mine.size if mine else 0, rider,
+            mine.reach if mine else 'all')
+    return families.replace(params, opened)
 
 
 def _add(count: jax.Array, steps: int) -> jax.Array:
@@ -350,54 +488,60 @@ def _add(count: jax.Array, steps: int) -> jax.Array:
     return jnp.where(count < largest - steps, count + steps, largest)
 
 
-def _move(kernel: _Kernel, name: str, objective, at: _Active, extra
+def _move(kernel: _Kernel, place: Place, objective, at: _Active, extra
           ) -> tuple[_Active, StepInfo]:
     """Move one block, by its objective active -> (scalar, (aux, model_state))."""
+    name = place.program
     active, own, seen = kernel.moves[name].apply(objective, at.active, at.own, **extra)
     aux, model_state = seen.aux
     norm = jnp.asarray(seen.grad_norm, float) if kernel.grad_norm else None
-    info = StepInfo(jnp.asarray(kernel.names.index(name), jnp.int32),
+    index = jnp.asarray(kernel.programs[name].first + place.number, jnp.int32)
+    info = StepInfo(index if seen.moved is True else jnp.where(seen.moved, index, -1),
                     # All branches of a switch return the same types.
                     jnp.asarray(seen.loss, float), norm,
                     {name: jax.tree.map(jnp.asarray, aux)})
     return _Active(active, own, model_state), info
 
 
-def _run_step(name: str, kernel: _Kernel, labels, state, batch, key, extra):
-    at, frozen = _enter(kernel, state, labels, name)
+def _run_step(place: Place, kernel: _Kernel, labels, view: _View, batch, key, extra
+              ) -> tuple[_View, StepInfo]:
+    at, state = _enter(kernel, view, labels, place), view.state
 
     def objective(active):
-        return call_loss(name, kernel.blocks[name], trees.merge(active, frozen),
+        params = _assemble(kernel, state, labels, place, active, state.count)
+        return call_loss(place.program, kernel.programs[place.program].block, params,
                          state.model_state, batch, key)
 
-    at, info = _move(kernel, name, objective, at, extra)
-    return _leave(kernel, state, name, at, frozen, 1), info
+    at, info = _move(kernel, place, objective, at, extra)
+    return _leave(kernel, view, labels, place, at, 1), info
 
 
-def _run_visit(data: _Data, name: str, kernel: _Kernel, labels, state, batch, key,
-               extras):
-    at, frozen = _enter(kernel, state, labels, name)
+def _run_visit(data: _Data, place: Place, kernel: _Kernel, labels, view: _View, batch,
+               key, extras) -> tuple[_View, StepInfo]:
+    at, state = _enter(kernel, view, labels, place), view.state
     stacked = batch if data.stacked else None
     keys = key if data.stacked or data.fresh_keys else None
 
-    def objective(active, model_state, mine, its_key):
-        return call_loss(name, kernel.blocks[name], trees.merge(active, frozen),
+    def objective(active, model_state, mine, its_key, count):
+        params = _assemble(kernel, state, labels, place, active, count)
+        return call_loss(place.program, kernel.programs[place.program].block, params,
                          model_state, mine if data.stacked else batch,
                          key if keys is None else its_key)
 
     if not data.stacked:
         # The loop would compute anew at each step what is the same at all of them.
         objective = hoist_invariants(objective, at.active, at.model_state, None,
-                                     _first(keys))
+                                     _first(keys), state.count)
 
     # The frozen leaves are closed over, not carried: a carry is copied.
     def body(at, data):
-        mine, its_key, extra = data
-        return _move(kernel, name, lambda active: objective(
-            active, at.model_state, mine, its_key), at, extra)
+        mine, its_key, extra, count = data
+        return _move(kernel, place, lambda active: objective(
+            active, at.model_state, mine, its_key, count), at, extra)
 
-    at, infos = _scan(body, at, (stacked, keys, extras), data.steps)
-    return _leave(kernel, state, name, at, frozen, data.steps), infos
+    counts = state.count + jnp.arange(data.steps)
+    at, infos = _scan(body, at, (stacked, keys, extras, counts), data.steps)
+    return _leave(kernel, view, labels, place, at, data.steps), infos
 
 
 def _first(tree):
@@ -405,42 +549,59 @@ def _first(tree):
 
 
 def _dispatch(kernel: _Kernel, data: _Data | None, state, batch, key, block, extra):
-    """Run the program of a static block, or switch on a traced one."""
+    """Run the program of a block whose program is known, or switch on a traced one."""
     labels = kernel.label(state.params)
     run = _run_step if data is None else partial(_run_visit, data)
-    if isinstance(block, trees.StaticBlock):
-        name = trees.block_name(block, kernel.names)
-        return run(name, kernel, labels, state, batch, key, extra)
+    if isinstance(block, trees.StaticBlock | tuple):
+        place = families.find(block, kernel.names, kernel.programs)
+        numbers = ({place.program: place.number}
+                   if kernel.programs[place.program].block.layers else {})
+        view, info = run(place, kernel, labels, _look(kernel, state, labels, numbers),
+                         batch, key, extra)
+        return _settle(kernel, view, labels, numbers), info
 
+    trees.check_index(block, kernel.names)
     blank = _blank(kernel, data, state, batch, key)
-
-    def branch(name):
-        def run_one(state, batch, key, extra):
-            state, info = run(name, kernel, labels, state, batch, key, extra)
-            return state, info._replace(aux={**blank.aux, **info.aux})
-        return run_one
-
-    def nothing(state, *args):
-        return state, blank
-
-    none = jax.tree.map(lambda _: False, state)
     # `lax.switch` clamps a bad index, which would train the wrong block silently.
     valid = (block >= 0) & (block < len(kernel.names))
-    return switch(jnp.where(valid, block, len(kernel.names)),
-                  [*map(branch, kernel.names), nothing],
-                  [*(_changes(kernel, labels, state, name) for name in kernel.names),
-                   none], state, batch, key, extra)
+    programs = list(kernel.programs.values())
+    which = jnp.where(valid, jnp.searchsorted(
+        jnp.array([program.first for program in programs]), block, side='right') - 1,
+        len(programs))
+    numbers = {program.name: jnp.clip(block - program.first, 0, program.count - 1)
+               for program in programs if program.block.layers}
+
+    def branch(name):
+        def run_one(view, batch, key, extra):
+            place = Place(name, numbers.get(name, 0))
+            view, info = run(place, kernel, labels, view, batch, key, extra)
+            return view, info._replace(aux={**blank.aux, **info.aux})
+        return run_one
+
+    def nothing(view, *args):
+        return view, blank
+
+    view = _look(kernel, state, labels, numbers)
+    view, info = switch(
+        which, [*map(branch, kernel.programs), nothing],
+        [*(_changes(kernel, labels, view, name) for name in kernel.programs),
+         jax.tree.map(lambda _: False, view)], view, batch, key, extra)
+    return _settle(kernel, view, labels, numbers), info
 
 
-def _changes(kernel: _Kernel, labels, state: DescentState, name: str) -> DescentState:
-    """Which leaves of the state a step of a block may change."""
-    own = {name, *kernel.blocks[name].riders}
-    return DescentState(
+def _changes(kernel: _Kernel, labels, view: _View, name: str) -> _View:
+    """Which leaves of a view a step of a block may change."""
+    block, state = kernel.programs[name].block, view.state
+    own = {*block.riders, *block.companions, *([] if block.layers else [name])}
+    kept = {*block.companions, *([] if block.layers else [name])}
+    return _View(DescentState(
         jax.tree.map(lambda owner: owner in own, labels),
-        {other: jax.tree.map(lambda _: other == name, inner)
+        {other: jax.tree.map(lambda _: other in kept, inner)
          for other, inner in state.opt_state.items()},
         True,  # type: ignore[arg-type]
-        jax.tree.map(lambda _: True, state.model_state))
+        jax.tree.map(lambda _: True, state.model_state)),
+        {other: jax.tree.map(lambda _: other == name, each)
+         for other, each in view.slices.items()})
 
 
 def _blank(kernel: _Kernel, data: _Data | None, state, batch, key) -> StepInfo:
@@ -454,7 +615,8 @@ def _blank(kernel: _Kernel, data: _Data | None, state, batch, key) -> StepInfo:
     key = jax.eval_shape(_first, key) if data and (data.stacked or data.fresh_keys
                                                    ) else key
     forms: dict[Any, Any] = {}
-    for name, block in kernel.blocks.items():
+    for name, program in kernel.programs.items():
+        block = program.block
         kind = id(block.loss), id(block.batch)
         if kind not in forms:
             forms[kind] = jax.eval_shape(lambda state, batch, key: call_loss(
@@ -467,16 +629,19 @@ def _blank(kernel: _Kernel, data: _Data | None, state, batch, key) -> StepInfo:
     return StepInfo(
         jnp.full(axes, -1, jnp.int32), jnp.zeros(axes, float),
         jnp.zeros(axes, float) if kernel.grad_norm else None,
-        {name: jax.tree.map(zeros, forms[id(block.loss), id(block.batch)])
-         for name, block in kernel.blocks.items()})
+        {name: jax.tree.map(zeros, forms[id(program.block.loss),
+                                         id(program.block.batch)])
+         for name, program in kernel.programs.items()})
 
 
 def _step(kernel: _Kernel, state, batch, key, block, **extra):
+    _check_extras(kernel, extra, 'step')
     return _dispatch(kernel, None, state, batch, key, block, extra)
 
 
 def _visit(kernel: _Kernel, state, batch, key, block, steps=None, fresh_keys=False,
            **extras):
+    _check_extras(kernel, extras, 'visit', 'steps', 'fresh_keys')
     stacked = steps is None
     steps = _count_steps(batch, key) if stacked else steps
     if steps < 1:
@@ -485,6 +650,11 @@ def _visit(kernel: _Kernel, state, batch, key, block, steps=None, fresh_keys=Fal
         _check_one_key(key, steps if fresh_keys else None, 'fresh_keys=True')
     data = _Data(steps, stacked, fresh_keys)
     return _dispatch(kernel, data, state, batch, key, block, extras)
+
+
+def _check_extras(kernel: _Kernel, extra, where: str, *words: str) -> None:
+    check_extras([move.apply for move in kernel.moves.values()], extra,
+                 ('block', *words), where)
 
 
 def _cycle(kernel: _Kernel, state, batch, key, order, stacked=None):
@@ -515,28 +685,127 @@ def _joined(infos: list[StepInfo]) -> StepInfo:
                         )._replace(aux=aux)
 
 
-def _simultaneous(kernel: _Kernel, state, batch, key):
-    if any(block.riders for block in kernel.blocks.values()):
-        # A rider would move twice: by its own tx, and along with another block.
-        kernel = _kernel({name: block._replace(riders={})
+def _simultaneous(kernel: _Kernel, state, batch, key, blocks=None):
+    names = _distinct(kernel.names, blocks)
+    if any(block.riders or block.companions for block in kernel.blocks.values()):
+        # Who moves along would move twice: by its own turn as well.
+        kernel = _kernel({name: block._replace(riders={}, companions=())
                           for name, block in kernel.blocks.items()}, kernel.grad_norm)
-    labels = kernel.label(state.params)
-    params, opt_state, infos = state.params, state.opt_state, []
-    model_state = state.model_state
-    for name in kernel.names:
-        moved, info = _run_step(name, kernel, labels,
-                                state._replace(model_state=model_state), batch, key, {})
-        params = trees.merge(trees.split(moved.params, labels, name)[0],
-                             trees.split(params, labels, name)[1])
-        if not kernel.blocks[name].ephemeral:
-            opt_state = {**opt_state, name: moved.opt_state[name]}
-        model_state = moved.model_state
+    labels, start, infos = kernel.label(state.params), state, []
+    for place in _places(kernel, names):
+        here = start._replace(model_state=state.model_state)
+        if place.number is None:
+            moved, info = _run_family(place.program, kernel, labels, here, batch, key)
+            own = trees.split(moved.params, labels, place.program)[0]
+            state = state._replace(params=trees.merge(own, state.params),
+                                   opt_state={**state.opt_state, **{
+                                       name: kept for name, kept in
+                                       moved.opt_state.items()
+                                       if name == place.program}})
+        else:
+            state, moved, info = _run_one(place, kernel, labels, here, state, batch,
+                                          key)
+        state = state._replace(model_state=moved.model_state)
         infos.append(info)
-    stacked = jax.tree.map(lambda *xs: jnp.stack(xs),
+    stacked = jax.tree.map(lambda *xs: jnp.concatenate(xs),
                            *(info._replace(aux={}) for info in infos))
-    return (DescentState(params, opt_state, _add(state.count, 1), model_state),
-            stacked._replace(aux={name: aux for info in infos
-                                  for name, aux in info.aux.items()}))
+    return state._replace(count=_add(start.count, 1)), stacked._replace(
+        aux={name: aux for info in infos for name, aux in info.aux.items()})
+
+
+def _places(kernel: _Kernel, names: Sequence[str]) -> list[Place]:
+    """Where the blocks are; a whole family is one place, without a number."""
+    places: list[Place] = []
+    for name in names:
+        place = families.find(name, kernel.names, kernel.programs)
+        program = kernel.programs[place.program]
+        members = kernel.names[program.first:program.first + program.count]
+        if program.block.layers and set(members) <= set(names):
+            place = Place(program.name, None)
+        if place not in places:
+            places.append(place)
+    return places
+
+
+def _run_one(place: Place, kernel: _Kernel, labels, start, state, batch, key):
+    """Move one block from where `start` is: (state, what it alone would be, report)."""
+    name = place.program
+    numbers = {name: place.number} if kernel.programs[name].block.layers else {}
+    view, info = _run_step(place, kernel, labels, _look(kernel, start, labels, numbers),
+                           batch, key, {})
+    if numbers:
+        state = _settle(kernel, _View(state, view.slices), labels, numbers)
+    else:
+        own = trees.split(view.state.params, labels, name)[0]
+        opt_state = {**state.opt_state, **{
+            name: kept for other, kept in view.state.opt_state.items()
+            if other == name}}
+        state = state._replace(params=trees.merge(own, state.params),
+                               opt_state=opt_state)
+    return state, view.state, jax.tree.map(lambda x: x[None], info._replace(aux={})
+                                           )._replace(aux=info.aux)
+
+
+def _run_family(name: str, kernel: _Kernel, labels, state, batch, key):
+    """Move all blocks of a family from the same point, with one gradient of them all.
+
+    The model state is what the loss returned once.
+    """
+    program = kernel.programs[name]
+    block, layers = program.block, program.block.layers
+    stack = trees.split(state.params, labels, name)[0]
+    whole = Program(name, block._replace(layers=layers._replace(
+        size=layers.size * program.count)), program.first, 1)
+    everything = kernel._replace(programs={**kernel.programs, name: whole})
+
+    def objective(own):
+        params = _assemble(everything, state, labels, Place(name, 0), own, state.count)
+        return call_loss(name, block, params, state.model_state, batch, key)
+
+    own = stacks.decode(stack)
+    (loss, (aux, model_state)), grads = steepest_ascent(objective, own)
+
+    def divided(tree):
+        return jax.tree.map(lambda x: families.divide(x, layers.size), tree)
+
+    kept = state.opt_state.get(name)
+
+    def move_one(own, grads, kept):
+        own_state = (block.tx.init(own) if block.ephemeral
+                     else sync_global_count(kept, state.count))
+        own, own_state = apply_gradient(optax.with_extra_args_support(block.tx),
+                                        _no_search, own, own_state, loss, grads)
+        return own, own_state, optax.tree.norm(grads)
+
+    moved, kept, norms = jax.vmap(move_one)(divided(own), divided(grads), kept)
+    moved = stacks.at_rest(jax.tree.map(lambda x, like: x.reshape(like.shape), moved,
+                                        stack), stack,
+                           families.rounding_key(_add(state.count, 1), 0))
+    numbers = jnp.arange(program.count, dtype=jnp.int32)
+    info = StepInfo(program.first + numbers, jnp.full(numbers.shape, loss, float),
+                    norms.astype(float) if kernel.grad_norm else None,
+                    {name: jax.tree.map(jnp.asarray, aux)})
+    return state._replace(
+        params=trees.merge(moved, state.params), model_state=model_state,
+        opt_state=state.opt_state if block.ephemeral else {
+            **state.opt_state, name: kept}), info
+
+
+def _no_search(own):
+    raise TypeError('the layers of a family were moved from one point with one gradient'
+                    ' of them all, and the tx searches along its line by the loss; use '
+                    'a tx without line search, or visit the layers in turn.')
+
+
+def _distinct(names: tuple[str, ...], blocks) -> tuple[str, ...]:
+    """Name the blocks that move together, each once."""
+    if blocks is None:
+        return names
+    given = tuple(trees.block_name(block, names) for block in blocks)
+    if not given or len(set(given)) < len(given):
+        raise ValueError(f'the blocks to move from one point are {list(given)}; name '
+                         'at least one, and each of them once.')
+    return given
 
 
 def _scan(body, carry, data, steps: int):

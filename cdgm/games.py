@@ -30,6 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import jaxpr_as_fun
 
 from cdgm import blocks as trees
 from cdgm.descent import (
@@ -93,36 +94,69 @@ def consensus(descent: Descent, strength) -> GameStep:
 
     Returns:
       A step: (state, batch, key) -> (state, StepInfo[B]). The reported losses include
-      the penalty, and the gradient norms its gradient.
+      the penalty, and the gradient norms its gradient. Of a model state the field is
+      that of the start, for all blocks alike.
     """
-    def penalised(name, block):
-        def total(params, *rest):
-            *state, batch, key = rest
-            model_state = state[0] if state else None
-            value, (aux, changed) = call_loss(name, block, params, model_state, batch,
-                                              key)
-            length = _squared_length(descent, params, model_state, batch, key)
-            value = value + strength / 2 * length
-            return value, (aux if model_state is None else (aux, changed))
+    def step(state, batch, key):
+        losses = _traced_losses(descent, state, batch, key)
 
-        return block._replace(loss=total, batch=None)
+        def length(params):
+            return _squared_length(descent, losses, params, state.model_state)
 
-    return block_descent({name: penalised(name, block)
-                          for name, block in descent.blocks.items()}).simultaneous
+        def penalised(name, block):
+            def total(params, *rest):
+                model_state = rest[0] if state.model_state is not None else None
+                value, (aux, changed) = losses[name](params, model_state)
+                value = value + strength / 2 * length(params)
+                return value, (aux if model_state is None else (aux, changed))
+
+            return block._replace(loss=total, batch=None)
+
+        return block_descent({
+            name: penalised(name, block) for name, block in descent.blocks.items()
+        }).simultaneous(state, batch, key)
+
+    return step
 
 
-def _squared_length(descent: Descent, params, model_state, batch, key) -> jax.Array:
+def _traced_losses(descent: Descent, state: DescentState, batch, key
+                   ) -> dict[str, Callable[..., tuple[jax.Array, tuple[Any, Any]]]]:
+    """Each block's loss as the program that it is: (params, model_state) -> ….
+
+    The field's length is made of all losses, and every block differentiates it; a loss
+    that is called as it stands would be traced anew each time, B^2 + B times in all.
+    Blocks of one loss share one program.
+    """
+    traced: dict[Any, Callable[..., Any]] = {}
+    losses = {}
+    for name, block in descent.blocks.items():
+        kind = id(block.loss), id(block.batch)
+        if kind not in traced:
+            traced[kind] = _traced(
+                lambda params, model_state, name=name, block=block: call_loss(
+                    name, block, params, model_state, batch, key),
+                state.params, state.model_state)
+        losses[name] = traced[kind]
+    return losses
+
+
+def _traced(function, *arguments):
+    """Trace a function once; what is returned runs its program on such arguments."""
+    program, form = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    run, structure = jaxpr_as_fun(program), jax.tree.structure(form)
+    return lambda *args: jax.tree.unflatten(structure, run(*jax.tree.leaves(args)))
+
+
+def _squared_length(descent: Descent, losses, params, model_state) -> jax.Array:
     """|v|^2: every block's gradient of its own loss, summed over all entries."""
     labels = trees.label(params, {n: b.leaves for n, b in descent.blocks.items()})
 
-    def gradient(name, block):
+    def gradient(name):
         active, frozen = trees.split(params, labels, name)
-        return jax.grad(lambda active: call_loss(
-            name, block, trees.merge(active, frozen), model_state, batch, key)[0])(
-                active)
+        return jax.grad(lambda active: losses[name](
+            trees.merge(active, frozen), model_state)[0])(active)
 
-    field = [gradient(name, block) for name, block in descent.blocks.items()]
-    return optax.tree.norm(field, squared=True)
+    return optax.tree.norm([gradient(name) for name in descent.blocks], squared=True)
 
 
 def stability_limit(dynamic: str, interaction: float, *, curvature: float = 0.,

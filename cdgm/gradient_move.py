@@ -6,14 +6,14 @@ of the block alone. So a gradient step, a forward-mode derivative of one coordin
 an exact minimisation are all moves, and a block pays only for what its move evaluates.
 """
 
-import inspect
-import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from cdgm.extras import accepted_extras, takes
 
 # The block's loss with everything else held: active params -> (scalar, aux).
 Objective = Callable[[Any], tuple[jax.Array, Any]]
@@ -26,11 +26,13 @@ class Evaluation(NamedTuple):
       loss: floating[], before the move.
       aux: what the loss returned beside it, before the move.
       grad_norm: floating[], the 2-norm of the part of the gradient that was computed.
+      moved: bool[], False if the move could not be made and the block is as it was.
     """
 
     loss: jax.Array
     aux: Any
     grad_norm: jax.Array
+    moved: jax.Array | bool = True
 
 
 class Move(NamedTuple):
@@ -93,40 +95,13 @@ def apply_gradient(tx: optax.GradientTransformationExtraArgs, objective: Objecti
            'grad_fn': grad_fn}
     # Line searches refuse what their objective does not take.
     own = {key: x for key, x in own.items()
-           if key not in ('obj_fn', 'grad_fn') or _names(tx.update, key)}
+           if key not in ('obj_fn', 'grad_fn') or takes(tx, key)}
     if clash := sorted(own.keys() & extra.keys()):
         raise TypeError(f'extra arguments {clash} are made of the loss of the block; '
                         'leave them out.')
     updates, state = tx.update(grads, state, active,
                                **accepted_extras(tx, {**own, **extra}))
     return optax.apply_updates(active, updates), state
-
-
-def accepted_extras(tx: optax.GradientTransformation, extra: dict) -> dict:
-    """Return the extra arguments that the update of a transformation takes."""
-    if isinstance(tx, optax.GradientTransformation) and not isinstance(
-            tx, optax.GradientTransformationExtraArgs):
-        return {}
-    named = inspect.signature(tx.update).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in named):
-        return extra
-    return {k: v for k, v in extra.items() if k in {p.name for p in named}}
-
-
-def _names(update, key: str, depth: int = 8) -> bool:
-    """Return whether an update, or one that it wraps as `optax.chain` does, names key.
-
-    `**extra` says nothing of what is inside, so what the function closes over is read.
-    """
-    if isinstance(update, tuple | list):
-        return any(_names(each, key, depth) for each in update)
-    if not inspect.isfunction(update) or not depth:
-        return False
-    if key in inspect.signature(update).parameters:
-        return True
-    cells = [cell.cell_contents for cell in update.__closure__ or ()
-             if cell != types.CellType()]
-    return any(_names(each, key, depth - 1) for each in cells)
 
 
 def as_move(tx: optax.GradientTransformation | Move, name: str | None = None) -> Move:

@@ -1,65 +1,98 @@
-"""Layers: many alike blocks in one program, for the cost of the one that is active.
-
-    x_{j+1} = layer(p_j, x_j),    j = 0 … L - 1,    one p_i differentiated
-
-A `switch` over L layers compiles L programs of L layers each. Where the layers are
-alike their parameters stack, and `chain` finds the active one by a *traced* index: a
-loop before it, which is not differentiated, the layer itself, and a loop after it,
-through which the gradient comes back. One program then serves every layer, and layer i
-costs 2 L - i products of a layer, as if it had been compiled for itself, and 2 (L - i)
-for each further step on one minibatch (`Descent.visit` with `steps`), for the loop
-before it is run once. (Indexing the stack and differentiating all of it costs 3 L - 1
-whatever i is.)
-
-The layer that moves is a block of its own beside the stack, and goes back when it has
-been visited:
+"""Layers: the blocks of a deep stack, one program for them all.
 
     def loss(params, batch, key):
-        x, y, index = batch
-        x = chain(layer, params['stack'], params['own'], index, x)
-        return jnp.mean((x - y) ** 2), None
+        x = params['embedding'][batch]
+        x = cdgm.layers.apply(layer, params['layers'], x)
+        return cross_entropy(x @ params['head'], batch), None
 
-    descent = block_descent({'own': Block('own', loss, optax.adam(1e-3)),
-                             'frozen': Block('stack', loss, optax.set_to_zero())})
-    state = descent.init({'own': take(stack, index), 'stack': stack})
-    state, info = descent.visit(state, (x, y, index), key, 'own', steps=5)
-    stack = put(state.params['stack'], state.params['own'], index)
+    descent = cdgm.block_descent({
+        'embedding': cdgm.Block('embedding', loss, optax.adam(1e-3)),
+        **cdgm.layers.blocks('layers', 24, loss, optax.adam(1e-3)),
+        'head': cdgm.Block('head', loss, optax.adam(1e-3))})
+    state, info = descent.step(state, batch, key, 'layers/7')
+    state, info = descent.visit(state, batches, keys, schedule(state.count))
 
-Shapes   L layers; a stack is a pytree of floating arrays [L, ...].
+The blocks are called layers/0, layers/1, ..., and are chosen as all blocks are: by
+name, by a number that is traced, by a schedule or a selection rule. Their optimiser
+state, their gradient and a float32 copy exist for the block that moves, and for no
+other. The same loss, given the parameters as they are, trains jointly, or evaluates.
+
+Groups of layers are blocks (`size`), and so are parts of each layer, by their leaves:
+
+    **blocks('layers/attention', 24, loss, tx, stack='layers')
+    **blocks('layers/mlp', 24, loss, tx, stack='layers')
+
+or one matrix kind over all depths (size=24: one block).
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax import lax
-from jax.extend.core import jaxpr_as_fun
+import optax
 
-Layer = Callable[[Any, Any], Any]  # (params of one layer, x) -> x of the same form
+from cdgm import stacks
+from cdgm.blocks import Selector
+from cdgm.descent import Block, LossFn
+from cdgm.families import Layers
+from cdgm.gradient_move import Move
+from cdgm.stacks import (
+    Layer, Reach, apply, decode, depth, encode, put, round_stochastically, take)
+
+__all__ = ['Layer', 'apply', 'blocks', 'chain', 'decode', 'depth', 'encode', 'put',
+           'round_stochastically', 'take']
 
 
-def take(stack: Any, index) -> Any:
-    """Take one layer out of a stack.
+def blocks(leaves: Selector, depth: int, loss: LossFn,
+           tx: optax.GradientTransformation | Move, *, name: str | None = None,
+           stack: str | None = None, size: int = 1, ephemeral: bool = True,
+           reach: Reach = 'deeper', **fields: Any) -> dict[str, Block]:
+    """Make the blocks of a stack.
 
-    >>> take({'w': jnp.arange(6.).reshape(3, 2)}, 1)['w'].tolist()
-    [2.0, 3.0]
+    Args:
+      leaves: which leaves of the parameters, all in the stack, see
+        `cdgm.blocks.selects`; arrays [L, ...].
+      depth: L.
+      loss: see `cdgm.LossFn`; it reads the stack by `apply` alone.
+      tx: of each block. It sees arrays [...] if a block is one layer, [G, ...] if
+        several; float32 where the stack is bfloat16.
+      name: of the family; `leaves` if left out.
+      stack: path of the stack; `leaves` if left out.
+      size: G, layers in a block.
+      ephemeral: reset the tx's state at the start of each visit (BAdam does), so that
+        none is held of the others; otherwise their states are kept, [n, ...].
+      reach: which of the other layers ride if `riders` names the family: 'deeper' ones,
+        whose gradient costs one product more, or 'all', for which the backward pass
+        goes down to the first.
+      **fields: others of `cdgm.Block`: riders, companions, batch.
+
+    Returns:
+      {f'{name}/{i}': Block} for i = 0 ... L / G - 1.
+
+    Raises:
+      ValueError: size does not divide depth, or a name is missing.
+
+    >>> list(blocks('layers', 4, None, None, size=2))
+    ['layers/0', 'layers/1']
     """
-    return jax.tree.map(
-        lambda x: lax.dynamic_index_in_dim(x, index, keepdims=False), stack)
-
-
-def put(stack: Any, own: Any, index) -> Any:
-    """Put one layer into a stack; the inverse of `take`."""
-    return jax.tree.map(
-        lambda x, one: lax.dynamic_update_index_in_dim(x, one, index, 0), stack, own)
+    path = leaves if isinstance(leaves, str) else None
+    name, stack = (path if given is None else given for given in (name, stack))
+    if name is None or stack is None:
+        raise ValueError('the leaves are no path; give the name= of the family and the '
+                         'path of its stack=.')
+    if depth < 1 or size < 1 or depth % size:
+        raise ValueError(f'{depth} layers are not blocks of {size}; give a size that '
+                         'divides them.')
+    if reach not in ('deeper', 'all'):
+        raise ValueError(f"reach is {reach!r}; give 'deeper' or 'all'.")
+    block = Block(leaves, loss, tx, ephemeral, **fields)
+    return {f'{name}/{number}': block._replace(
+        layers=Layers(name, stack, number, size, depth, reach))
+        for number in range(depth // size)}
 
 
 def chain(layer: Layer, stack: Any, own: Any, index, x: Any) -> Any:
-    """Apply a stack of layers, one of them given apart.
+    """Apply a stack with one layer given apart, for who writes a loop of his own.
 
-    The derivative is that of `own` and nothing else: the stack is taken for constant,
-    and so is `x` for the layers before the active one.
+    The derivative is that of `own`, and of `x`; the stack is taken for constant.
 
     Args:
       layer: (params of one layer, x) -> x, of the same shapes and dtypes.
@@ -68,102 +101,11 @@ def chain(layer: Layer, stack: Any, own: Any, index, x: Any) -> Any:
       index: int32[], 0 <= index < L; may be traced. It is not checked.
       x: what the first layer is given, a pytree of floating arrays.
 
-    Returns:
-      What the last layer returns.
-
+    >>> import jax, jax.numpy as jnp
     >>> stack = {'w': jnp.array([2., 3., 5.])}
     >>> def output(own, index):
     ...     return chain(lambda p, x: p['w'] * x, stack, own, index, jnp.array(1.))
     >>> [float(jax.grad(output)(take(stack, i), i)['w']) for i in range(3)]
     [15.0, 10.0, 6.0]
     """
-    index = jnp.asarray(index, jnp.int32)
-    x, stack = lax.stop_gradient((x, stack))
-    x = lax.fori_loop(0, index, lambda j, x: layer(take(stack, j), x), x)
-    return _after(layer)(stack, index, layer(own, x))
-
-
-def _after(layer: Layer):
-    """The layers after `index`: (stack, index, x) -> x, differentiable in x."""
-
-    @jax.custom_vjp
-    def run(stack, index, x):
-        return lax.fori_loop(index + 1, _length(stack),
-                             lambda j, x: layer(take(stack, j), x), x)
-
-    def forward(stack, index, x):
-        step = _pullback(layer, take(stack, 0), x)
-        saved = [jnp.zeros((_length(stack), *form.shape), form.dtype)
-                 for form in step.forms]
-
-        def body(j, carry):
-            x, saved = carry
-            x, values = step.forward(take(stack, j), x)
-            return x, [put(all_of, one, j) for all_of, one in zip(saved, values)]
-
-        x, saved = lax.fori_loop(index + 1, _length(stack), body, (x, saved))
-        return x, (stack, index, saved, x)
-
-    def backward(residuals, cotangent):
-        stack, index, saved, x = residuals
-        step = _pullback(layer, take(stack, 0), x)
-        last = _length(stack) - 1
-
-        def body(count, cotangent):
-            j = last - count
-            return step.backward(take(stack, j), take(saved, j), cotangent)
-
-        # None: the stack is constant.
-        return None, None, lax.fori_loop(0, last - index, body, cotangent)
-
-    run.defvjp(forward, backward)
-    return run
-
-
-class _Pullback(NamedTuple):
-    """A layer and its derivative in x, with what passes between them laid open.
-
-    Attributes:
-      forms: of the arrays that backward needs beside the layer's own parameters.
-      forward: (params, x) -> (x, those arrays).
-      backward: (params, those arrays, cotangent) -> cotangent.
-    """
-
-    forms: list[jax.ShapeDtypeStruct]
-    forward: Callable[[Any, Any], tuple[Any, list[jax.Array]]]
-    backward: Callable[[Any, list[jax.Array], Any], Any]
-
-
-def _pullback(layer: Layer, params: Any, x: Any) -> _Pullback:
-    structures = []
-
-    def linearised(params, x):
-        out, pull = jax.vjp(lambda x: layer(params, x), x)
-        residuals, structure = jax.tree.flatten(pull)
-        structures.append(structure)
-        return out, residuals
-
-    closed, (out, residuals) = jax.make_jaxpr(linearised, return_shape=True)(params, x)
-    program, jaxpr = jaxpr_as_fun(closed), closed.jaxpr
-    inputs = jaxpr.invars[:len(jax.tree.leaves(params))]
-    ends = jaxpr.outvars[len(jaxpr.outvars) - len(residuals):]
-    # The parameters are in the stack already; saving them would copy all of it.
-    given = [inputs.index(var) if var in inputs else None for var in ends]
-
-    def forward(params, x):
-        values = program(*jax.tree.leaves((params, x)))
-        ends = values[len(values) - len(given):]
-        x = jax.tree.unflatten(jax.tree.structure(out), values[:-len(given) or None])
-        return x, [value for value, i in zip(ends, given) if i is None]
-
-    def backward(params, saved, cotangent):
-        leaves, rest = jax.tree.leaves(params), iter(saved)
-        values = [next(rest) if i is None else leaves[i] for i in given]
-        return jax.tree.unflatten(structures[0], values)(cotangent)[0]
-
-    return _Pullback([form for form, i in zip(residuals, given) if i is None],
-                     forward, backward)
-
-
-def _length(stack) -> int:
-    return len(jax.tree.leaves(stack)[0])
+    return apply(layer, stacks.Opened(stack, own, index), x, remat=False)

@@ -21,99 +21,153 @@ Its transformation keeps no state, such as `optax.sgd(1e-3)` or a step by sign, 
 riders cost no memory either, and its own tx neither knows nor moves. The active
 block's tx, with its clipping and its reported gradient norm, sees its own leaves.
 
-Source: Accelerating Block Coordinate Descent for LLM Finetuning via Landscape Expansion
-(BREAD), NeurIPS 2025, https://openreview.net/forum?id=DBybUx7ARy, which also has riders
-of low rank; here they are of full rank.
+Where the layers of a stack ride (`riders={'layers': optax.sgd(1e-3)}`, by the name of a
+family) each moves on its own, as if it were a block, in the loop of the backward pass:
+no second copy of the stack, and no gradient of it, is ever held. With a layer ride the
+deeper ones, or, if the family says reach='all', all others; with a block outside the
+stack, such as an embedding, all do.
+
+A *companion* moves down the active block's loss too, but by its own tx and with the
+state that it keeps in `DescentState.opt_state`: an embedding and a head that are always
+on (LISA), as `optax.partition` would have it. It costs what its state costs.
+
+Sources: Accelerating Block Coordinate Descent for LLM Finetuning via Landscape
+Expansion (BREAD), NeurIPS 2025, https://openreview.net/forum?id=DBybUx7ARy, which also
+has riders of low rank; here they are of full rank. FRUGAL, ICML 2025, arXiv:2411.07837
+(all others, by sign). LISA, NeurIPS 2024, arXiv:2403.17919.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from cdgm import blocks as trees
-from cdgm.blocks import Labels, Params, Selector
+from cdgm.blocks import Labels, Params
+from cdgm.families import Program
 from cdgm.gradient_move import (
     Evaluation, Move, apply_gradient, steepest_ascent)
+from cdgm.stacks import Rider
 
 Riders = Mapping[str, optax.GradientTransformation]
 
 
-def riding_move(tx: optax.GradientTransformation, name: str, riders: Riders,
-                selectors: Mapping[str, Selector]) -> Move:
-    """Move a block by its tx, and its riders along with it from the same point.
+class Moving(NamedTuple):
+    """What moves in a step.
+
+    Attributes:
+      own: leaves of the active block.
+      along: name of a rider or companion -> its leaves.
+      stacks: path -> a stack whose layers ride; its "gradient" is the moved stack, see
+        `cdgm.stacks`.
+    """
+
+    own: Any
+    along: dict[str, Any]
+    stacks: dict[str, Any]
+
+
+def accompanied_move(tx: optax.GradientTransformation, name: str, riders: Riders,
+                     companions: Riders) -> Move:
+    """Move a block by its tx, and others along with it from the same point.
 
     Args:
       tx: of the block, an optax transformation.
       name: the block's.
       riders: block name -> stateless optax transformation.
-      selectors: block name -> which leaves it owns, see `cdgm.blocks.selects`.
+      companions: block name -> its optax transformation.
 
     Returns:
-      A `Move` of the leaves of the block and of its riders together, with the state of
-      the block's tx and the 2-norm of the block's own gradient.
+      A `Move` of a `Moving`. Its state has an entry for the block and for each
+      companion; the 2-norm that it reports is that of the block's own gradient.
 
     >>> import jax.numpy as jnp
-    >>> move = riding_move(optax.sgd(0.5), 'x', {'y': optax.sgd(0.1)},
-    ...                    {'x': 'x', 'y': 'y'})
-    >>> params = {'x': jnp.array(1.0), 'y': jnp.array(2.0)}
+    >>> move = accompanied_move(optax.sgd(0.5), 'x', {'y': optax.sgd(0.1)}, {})
+    >>> moving = Moving(jnp.array(1.0), {'y': jnp.array(2.0)}, {})
     >>> moved, state, seen = move.apply(
-    ...     lambda params: (params['x'] * params['y'], None), params, move.init(params))
-    >>> {name: round(float(leaf), 3) for name, leaf in moved.items()}
-    {'x': 0.0, 'y': 1.9}
-    >>> float(seen.grad_norm)
-    2.0
+    ...     lambda at: (at.own * at.along['y'], None), moving, move.init(moving))
+    >>> float(moved.own), round(float(moved.along['y']), 3), float(seen.grad_norm)
+    (0.0, 1.9, 2.0)
     """
-    tx = optax.with_extra_args_support(tx)
+    txs = {name: tx, **companions}
 
-    def init(active):
-        return tx.init(_owned(active, selectors[name]))
+    def init(moving):
+        return {other: rule.init(moving.own if other == name else moving.along[other])
+                for other, rule in txs.items()}
 
-    def apply(objective, active, state, **extra):
-        (loss, aux), grads = steepest_ascent(objective, active)
+    def apply(objective, moving, states, **extra):
+        (loss, aux), grads = steepest_ascent(objective, moving)
 
-        def moved_by(tx, block, state, **extra):
-            mine, grad = (_owned(tree, selectors[block]) for tree in (active, grads))
-            mine, state = apply_gradient(
-                tx, lambda mine: objective(trees.merge(mine, active)), mine, state,
-                loss, grad, **extra)
-            return mine, state, grad
+        def moved_by(tx, other, state):
+            if other == name:
+                at, grad = moving.own, grads.own
+                value = lambda own: objective(moving._replace(own=own))  # noqa: E731
+            else:
+                at, grad = moving.along[other], grads.along[other]
+                value = lambda leaves: objective(moving._replace(  # noqa: E731
+                    along={**moving.along, other: leaves}))
+            return apply_gradient(optax.with_extra_args_support(tx), value, at, state,
+                                  loss, grad, **extra)
 
-        moved, state, grad = moved_by(tx, name, state, **extra)
-        for rider, rider_tx in riders.items():
-            empty = rider_tx.init(_owned(active, selectors[rider]))
-            along, _, _ = moved_by(optax.with_extra_args_support(rider_tx), rider,
-                                   empty)
-            moved = trees.merge(moved, along)
-        return moved, state, Evaluation(loss, aux, optax.tree.norm(grad))
+        along, kept = {}, {}
+        own, kept[name] = moved_by(tx, name, states[name])
+        for other, rule in companions.items():
+            along[other], kept[other] = moved_by(rule, other, states[other])
+        for other, rule in riders.items():
+            along[other], _ = moved_by(rule, other, rule.init(moving.along[other]))
+        return (Moving(own, along, grads.stacks), kept,
+                Evaluation(loss, aux, optax.tree.norm(grads.own)))
 
     return Move(init, apply)
 
 
-def _owned(tree: Any, selector: Selector) -> Any:
-    """The leaves that a selector owns, holes in place of the others."""
-    owns = trees.predicate(selector)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if owns(trees.leaf_path(path))
-        else optax.MaskedNode(), tree)
-
-
-def check_riders(tx: optax.GradientTransformation | Move, name: str, riders: Riders,
-                 params: Params, labels: Labels) -> None:
-    """Raise a ValueError if the riders of a block cannot ride.
+def layer_rider(riders: Riders, labels: Labels) -> Rider:
+    """Move one layer that rides: the leaves of each family by its transformation.
 
     Args:
-      tx, name, riders: of the block.
-      params: the whole tree.
-      labels: the name of the block that owns each leaf.
+      riders: family name -> stateless optax transformation.
+      labels: of one layer, the name of the family that owns each leaf.
+
+    Returns:
+      (params of the layer, their gradient) -> params; leaves of others stay.
     """
-    if riders and isinstance(tx, Move):
-        raise ValueError(f'block {name!r} has riders and a Move for a tx; riders '
-                         'follow a gradient, so give it an optax transformation.')
-    others = sorted(set(jax.tree.leaves(labels)) - {name})
-    for rider, rider_tx in riders.items():
-        if rider not in others:
+    def move(params, grads):
+        for name, tx in riders.items():
+            if name in jax.tree.leaves(labels):
+                mine, rest = trees.split(params, labels, name)
+                grad = trees.split(grads, labels, name)[0]
+                updates, _ = tx.update(grad, tx.init(mine), mine)
+                params = trees.merge(optax.apply_updates(mine, updates), rest)
+        return params
+
+    return move
+
+
+def check_riders(name: str, block: Any, params: Params, labels: Labels,
+                 programs: Mapping[str, Program]) -> None:
+    """Raise a ValueError if who moves along with a block cannot.
+
+    Args:
+      name: of the block or its family.
+      block: as `cdgm.Block`.
+      params: the whole tree.
+      labels: the name of the block or family that owns each leaf.
+      programs: by those names.
+    """
+    others = sorted(set(programs) - {name})
+    along = [*block.riders, *block.companions]
+    if along and isinstance(block.tx, Move):
+        raise ValueError(f'block {name!r} has riders or companions and a Move for a '
+                         'tx; they follow a gradient, so give it an optax '
+                         'transformation.')
+    if both := sorted(set(block.riders) & set(block.companions)):
+        raise ValueError(f'{", ".join(map(repr, both))} rides with {name!r} and is its '
+                         'companion as well; a rider keeps no state and a companion '
+                         'does, so choose one.')
+    for rider, rider_tx in block.riders.items():
+        itself = rider == name and block.layers is not None
+        if rider not in others and not itself:
             raise ValueError(f'block {name!r} has a rider {rider!r}; blocks that can '
                              f'ride with it are {others}.')
         kept = jax.tree.leaves(jax.eval_shape(
@@ -122,3 +176,19 @@ def check_riders(tx: optax.GradientTransformation | Move, name: str, riders: Rid
             raise ValueError(f"a rider's tx keeps no state: that of {rider!r}, which "
                              f'rides with {name!r}, keeps {len(kept)} arrays. Take one '
                              'such as optax.sgd(1e-3), without momentum or schedule.')
+    for companion in block.companions:
+        _check_companion(name, companion, programs, others)
+
+
+def _check_companion(name: str, companion: str, programs: Mapping[str, Program],
+                     others) -> None:
+    alone = [other for other in others if programs[other].block.layers is None]
+    if companion not in alone:
+        raise ValueError(f'block {name!r} has a companion {companion!r}; blocks that '
+                         f'can go with it are {alone}.')
+    block = programs[companion].block
+    if isinstance(block.tx, Move) or block.ephemeral:
+        raise ValueError(f'{companion!r} is a companion of {name!r}, and its '
+                         + ('tx is a Move; give it an optax transformation.'
+                            if isinstance(block.tx, Move) else
+                            'state is ephemeral; a companion keeps its state.'))

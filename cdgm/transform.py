@@ -9,7 +9,7 @@ touched either, for Adam would move on by momentum under a zero gradient.
 """
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,7 +21,7 @@ from optax.tree_utils._state_utils import _ParamsPlaceholder
 
 from cdgm import blocks as trees
 from cdgm.blocks import Labels, Params
-from cdgm.gradient_move import accepted_extras
+from cdgm.extras import accepted_extras, check_extras
 from cdgm.transforms import sync_global_count
 from cdgm.schedules import Schedule, check_num_blocks
 
@@ -63,16 +63,19 @@ def coordinate_descent(
         prefix of it; or a function params -> such a pytree. A callable pytree whose
         leaves are all names is labels. A name may be a member of an `enum.Enum`, which
         stands for its `name`.
-      schedule: count -> block index, in the order of `txs`. Without one, `update` must
-        be told the block. Under `optax.inject_hyperparams`, which takes functions for
-        hyperparameter schedules, list it in `static_args`.
+      schedule: count -> block index, in the order of `txs`; or bool[B], which of the
+        blocks move. Without one, `update` must be told the block. Under
+        `optax.inject_hyperparams`, which takes functions for hyperparameter schedules,
+        list it in `static_args`.
       selectors: in place of `param_labels`, block name -> selector as `cdgm.Block` has
         them. A keyword, because a mapping of strings may be labels too.
 
     Returns:
       A transformation. Its `update` takes `block=`, a name or an index, in place of the
       schedule's choice; a name lets XLA drop the gradient of the other blocks, if
-      gradient and update are in one `jit` and nothing in front needs all of it.
+      gradient and update are in one `jit` and nothing in front needs all of it. Several
+      blocks move from one point with a tuple of names, or with bool[B], which may be
+      traced.
       `value_fn`, `obj_fn`, `grad_fn` and any extra of the gradient's structure are
       those of the whole tree, and each tx is given them for its block, if it takes
       them. flax's `TrainState.apply_gradients` passes no extras on (they replace
@@ -80,8 +83,8 @@ def coordinate_descent(
       `state.replace` by hand.
 
     Raises:
-      TypeError: the schedule is no function; at `update`, if an extra is one that no tx
-        takes.
+      TypeError: the schedule is no function; at `update`, if a block is none, or an
+        extra one that no tx takes.
       ValueError: at `init`, if a label has no tx, a tx no leaf, or the schedule
         is written for another number of blocks; at `update`, if there is neither
         schedule nor block.
@@ -107,9 +110,10 @@ def coordinate_descent(
 
     def update(updates, state, params=None, *, block=None, **extra):
         labels, _, each = resolve(updates)
-        _check_extras(each, extra)
-        block = _chosen(block, schedule, state.count, tuple(each))
-        merged, inner = _update_each(block, each, labels, updates, state, params, extra)
+        check_extras(each.values(), extra.keys() - _KNOWN_EXTRAS, ('block',), 'update')
+        moving = _moving(block, schedule, state.count, tuple(each))
+        merged, inner = _update_each(moving, each, labels, updates, state, params,
+                                     extra)
         return merged, CoordinateDescentState(
             optax.safe_increment(state.count), inner)
 
@@ -131,7 +135,7 @@ def _init_each(resolve, schedule, params) -> dict[str, Any]:
             for name, tx in each.items()}
 
 
-def _update_each(block, each, labels, updates, state, params, extra):
+def _update_each(moving, each, labels, updates, state, params, extra):
     """The updates of all blocks, merged, and block name -> tx state."""
     def moved(name, tx, updates, inner, whole, extra):
         theirs = None if whole is None else trees.split(whole, labels, name)[0]
@@ -145,7 +149,7 @@ def _update_each(block, each, labels, updates, state, params, extra):
         mine = trees.split(updates, labels, name)[0]
         own = _restricted(extra, labels, name, updates, params)
         part, inner_states[name] = _choose(
-            block == index, lambda u, inner, name=name, tx=tx, own=own: moved(
+            moving[index], lambda u, inner, name=name, tx=tx, own=own: moved(
                 name, tx, u, inner, params, own), mine, state.inner_states[name])
         parts.append(part)
     return reduce(trees.merge, parts) if parts else updates, inner_states
@@ -206,22 +210,25 @@ def _txs_of_placeholder(txs, param_labels, selectors) -> dict[str, Tx]:
     return _each(txs, map(_plain, jax.tree.leaves(param_labels)))
 
 
-def _check_extras(each, extra) -> None:
-    taken = {key for tx in each.values() for key in accepted_extras(tx, extra)}
-    for key in extra:
-        if key not in taken | _KNOWN_EXTRAS:
-            raise TypeError(f'update got {key!r}, which no tx of the blocks '
-                            f'{sorted(each)} takes; coordinate_descent takes block=.')
-
-
-def _chosen(block, schedule, count, names):
-    """Index of the block that moves, an int if it is known while tracing."""
+def _moving(block, schedule, count, names) -> Sequence[Any]:
+    """Whether each block moves: bools if that is known while tracing."""
     if block is None and schedule is None:
         raise ValueError('there is no schedule; give update block=, a name or an index,'
                          f' of the blocks {list(names)}.')
-    block = schedule(count) if block is None else _plain(block)
-    return names.index(trees.block_name(block, names)) if isinstance(
-        block, trees.StaticBlock) else block
+    block = schedule(count) if block is None else block
+    if isinstance(block, tuple | list):
+        chosen = {_name(each, names) for each in block}
+        return [name in chosen for name in names]
+    if isinstance(block, enum.Enum | trees.StaticBlock):
+        return [name == _name(block, names) for name in names]
+    if getattr(block, 'dtype', None) == bool and block.shape == (len(names),):
+        return list(jnp.asarray(block))
+    trees.check_index(block, names)
+    return [block == index for index in range(len(names))]
+
+
+def _name(block, names) -> str:
+    return trees.block_name(_plain(block), names)
 
 
 def _restricted(extra, labels, name, updates, params) -> dict:

@@ -431,6 +431,34 @@ def test_simultaneous_is_gradient_descent_ascent_for_two_losses(keys):
     assert info.block.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize('blocks', [('a', 'c'), ('c', 'a'), (np.int64(2), 'a')])
+def test_two_of_three_blocks_move_from_one_point(blocks, key):
+    """As LISA has it: a block at every step, and one of the layers with it."""
+    def loss(params, batch, key):
+        x = jnp.tanh(jnp.tanh(batch @ params['a']) @ params['b']) @ params['c']
+        return jnp.mean((x - 1) ** 2), None
+
+    tx = optax.adam(1e-2)
+    descent = block_descent({name: Block(name, loss, tx) for name in 'abc'})
+    params = {name: jax.random.normal(jax.random.fold_in(key, i), (3, 3))
+              for i, name in enumerate('abc')}
+    state, batch = descent.init(params), jnp.ones((2, 3))
+    step = jax.jit(lambda state: descent.simultaneous(state, batch, None, blocks))
+
+    inner, want = {name: tx.init(params[name]) for name in 'ac'}, params
+    for _ in range(3):
+        value, grads = jax.value_and_grad(lambda p: loss(p, batch, None)[0])(want)
+        for name in 'ac':
+            update, inner[name] = tx.update(grads[name], inner[name])
+            want = {**want, name: want[name] + update}
+        state, info = step(state)
+        np.testing.assert_allclose(info.loss, [value, value], 1e-13)
+    assert_close(state.params, want)
+    assert_same_bits(state.params['b'], params['b'])
+    assert info.block.tolist() == [{'a': 0, 'c': 2}.get(b, 2) for b in blocks]
+    assert int(state.count) == 3 and not state.opt_state['b'][0].count
+
+
 def test_info_reports_the_loss_before_the_step_and_the_blocks_own_norm(
         params, batches, keys):
     descent = block_descent({'encoder': Block('encoder', loss_fn, optax.sgd(0.1)),
@@ -508,6 +536,16 @@ def without_aux(params, batch, key):
      lambda d, s, b, k: d.visit(s, b, k, np.int64(-1))),
     (ValueError, 'the order of a cycle is empty', {},
      lambda d, s, b, k: d.cycle(s, b[0], k[0], ())),
+    (ValueError, "to move from one point are ['encoder', 'encoder']; name", {},
+     lambda d, s, b, k: d.simultaneous(s, b[0], k[0], ('encoder', 0))),
+    (ValueError, 'to move from one point are []; name', {},
+     lambda d, s, b, k: d.simultaneous(s, b[0], k[0], ())),
+    (TypeError, 'the block is float64[]; give a name', {},
+     lambda d, s, b, k: d.step(s, b[0], k[0], jnp.ones(()))),
+    (TypeError, 'the block is int64[2]; give a name', {},
+     lambda d, s, b, k: d.visit(s, b, k, jnp.arange(2))),
+    (TypeError, 'the block is None; give a name', {},
+     lambda d, s, b, k: d.step(s, b[0], k[0], None)),
     (ValueError, 'seen is key (2,); give one, or say stacked=True', {},
      lambda d, s, b, k: d.cycle(s, b[0], k[:2], NAMES)),
     (ValueError,

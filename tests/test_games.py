@@ -1,3 +1,5 @@
+import collections
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -128,6 +130,44 @@ def test_extragradient_with_adam_has_moments_of_one_gradient_a_step(params):
         w = np.asarray(w + updates)
     np.testing.assert_allclose(flat(state.params), w, rtol=1e-12)
     assert state.opt_state['x'][0].count == 3
+
+
+@pytest.mark.parametrize('dynamic', [
+    extragradient, lambda descent: consensus(descent, 0.7)])
+@pytest.mark.parametrize('shared', [False, True])
+def test_a_step_traces_each_loss_twice_at_most(dynamic, shared):
+    traces = collections.Counter()
+
+    def loss_of(name):
+        def loss(params, batch, key):
+            traces[name] += 1
+            return sum(jnp.sum(x ** 4) for x in params.values()), None
+        return loss
+
+    names, one = 'abcdef', loss_of('all')
+    descent = block_descent({
+        name: Block(name, one if shared else loss_of(name), optax.sgd(0.1))
+        for name in names})
+    state = descent.init({name: jnp.ones(2) for name in names})
+    jax.make_jaxpr(dynamic(descent))(state, None, None)
+    most = 2 * len(names) if shared and dynamic is extragradient else 2
+    assert traces and max(traces.values()) <= most
+
+
+def test_consensus_measures_the_field_at_the_state_of_the_start():
+    """Each loss scales by a state that it doubles; the oracle is NumPy."""
+    def loss_of(name, sign):
+        def loss(params, scale, batch, key):
+            return sign * scale * params['x'] * params['y'], (scale, 2 * scale)
+        return Block(name, loss, optax.sgd(STEP))
+
+    descent = block_descent({'x': loss_of('x', 1), 'y': loss_of('y', -1)})
+    state = descent.init({'x': 1., 'y': 3.}, jnp.asarray(1.))
+    state, info = jax.jit(consensus(descent, 0.7))(state, None, KEY)
+    # v = (s y, -s x) with s = 1 in |v|^2 / 2, and s = 1, then 2, in the losses.
+    np.testing.assert_allclose(state.params['x'], 1 - STEP * (3 + 0.7 * 1), 1e-13)
+    np.testing.assert_allclose(state.params['y'], 3 - STEP * (-2 + 0.7 * 3), 1e-13)
+    assert info.aux == {'x': 1, 'y': 2} and state.model_state == 4
 
 
 @pytest.mark.parametrize('dynamic', [

@@ -100,11 +100,20 @@ def test_a_visit_moves_one_layer_as_adam_does(stack, x, key):
     assert_equal(moved, put(stack, own, 2))
 
 
+def opened(jaxpr):
+    """The equations of a program, with those of functions that have rules."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == 'custom_vjp_call':
+            yield from opened(eqn.params['call_jaxpr'].jaxpr)
+        else:
+            yield eqn
+
+
 def products(jaxpr):
     """Matrix products in each loop of a program, in order, and outside of them."""
     inside = [sum(eqn.primitive.name == 'dot_general' for eqn in
                   eqn.params['body_jaxpr'].jaxpr.eqns)
-              for eqn in jaxpr.eqns if eqn.primitive.name == 'while']
+              for eqn in opened(jaxpr) if eqn.primitive.name == 'while']
     outside = sum(eqn.primitive.name == 'dot_general' for eqn in jaxpr.eqns)
     return inside, outside
 
@@ -121,5 +130,5 @@ def test_the_loops_hold_one_product_each(x):
     jaxpr = jax.make_jaxpr(jax.grad(loss))(stack[0], stack, 2).jaxpr
     assert products(jaxpr) == ([1, 1, 1], 2)
     # The weights are not saved a second time: only what depends on x is.
-    _, after, _ = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == 'while']
+    _, after, _ = [eqn for eqn in opened(jaxpr) if eqn.primitive.name == 'while']
     assert stack.shape not in [var.aval.shape for var in after.outvars]

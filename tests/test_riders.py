@@ -210,7 +210,8 @@ MOVE = cdgm.moves.exact_minimisation()
      {'riders': {'c': optax.sgd(0.1, momentum=0.9)}}),
     ("a rider's tx keeps no state: that of 'c', which rides with 'b', keeps 1",
      {'riders': {'c': optax.sgd(optax.linear_schedule(0.1, 0., 9))}}),
-    ("block 'b' has riders and a Move for a tx", {'riders': RIDERS, 'tx': MOVE}),
+    ("block 'b' has riders or companions and a Move for a tx",
+     {'riders': RIDERS, 'tx': MOVE}),
 ])
 def test_what_cannot_ride_is_one_line_at_init(words, changed, params):
     blocks = {name: Block(name, loss_fn, RULE) for name in NAMES}

@@ -126,6 +126,40 @@ def test_a_traced_index_out_of_range_moves_nothing(params, grads):
         assert bits(after.inner_states) == bits(state.inner_states)
 
 
+@pytest.mark.parametrize('block', [('b', 'a'), [0, 'c'], np.array([True, False, True]),
+                                   jnp.array([False, True, True]), jnp.zeros(3, bool)])
+def test_several_blocks_move_from_one_point(block):
+    params = {name: jnp.asarray([1.0, -0.0]) * i for i, name in enumerate('abc', 1)}
+    grads = jax.tree.map(lambda x: jnp.cos(x) + 1, params)
+    adam = optax.adam(0.1)
+    named = dict(zip('abc', (False,) * 3))
+    if isinstance(block, tuple | list):
+        moves = {**named, **{'abc'[b] if b == 0 else b: True for b in block}}
+    else:
+        moves = dict(zip('abc', block.tolist()))
+    by_schedule = cdgm.coordinate_descent(adam, {k: k for k in 'abc'},
+                                          schedule=lambda count: block)
+    told = cdgm.coordinate_descent(adam, {k: k for k in 'abc'})
+    for updates, state in (
+            jax.jit(lambda: by_schedule.update(
+                grads, by_schedule.init(params), params))(),
+            jax.jit(lambda: told.update(grads, told.init(params), params,
+                                        block=block))()):
+        for name in 'abc':
+            count = int(state.inner_states[name][0].count)
+            assert count == moves[name]
+            want = (adam.update(grads[name], adam.init(params[name]))[0]
+                    if moves[name] else jnp.full(2, -0.0))
+            np.testing.assert_allclose(updates[name], want, 1e-12)
+
+
+@pytest.mark.parametrize('block', [jnp.ones(()), jnp.arange(2), jnp.ones(3, bool), 0.5])
+def test_what_is_no_block_is_refused(block, params, grads):
+    tx = by_cycle()
+    with pytest.raises(TypeError, match='give a name or an index, an integer scalar'):
+        tx.update(grads, tx.init(params), params, block=block)
+
+
 def test_blocks_are_counted_in_the_order_of_the_rules(params, grads):
     given = by_cycle({'b': optax.sgd(0.1), 'a': optax.sgd(0.1)})
     alphabetical = by_cycle(optax.sgd(0.1))

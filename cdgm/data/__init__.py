@@ -18,6 +18,9 @@ from cdgm.data.files import Directory
 from cdgm.data.mnist import fashion_mnist as fashion_mnist
 from cdgm.data.mnist import mnist as mnist
 from cdgm.data.python_docs import python_docs as python_docs
+from cdgm.data.shakespeare import shakespeare as shakespeare
+from cdgm.data.windows import token_table as token_table
+from cdgm.data.windows import windows as windows
 
 DATASETS: dict[str, Callable[[Directory | None], Dataset]] = {
     'digits': digits,
@@ -25,6 +28,7 @@ DATASETS: dict[str, Callable[[Directory | None], Dataset]] = {
     'binarized_mnist': binarized_mnist,
     'fashion_mnist': fashion_mnist,
     'python_docs': python_docs,
+    'shakespeare': shakespeare,
 }
 
 

@@ -21,10 +21,9 @@ Shapes   N windows of T characters (`length`), cut one after another from the sp
 import hashlib
 from collections.abc import Mapping
 
-import numpy as np
-
 from cdgm.data.dataset import Dataset, Split
 from cdgm.data.files import Directory
+from cdgm.data.windows import windows
 
 _TEST_SHARE = 10  # one paragraph in ten
 
@@ -83,33 +82,6 @@ def split_topics(topics: Mapping[str, str]) -> tuple[str, str]:
         train += fresh[:stop]
         test += fresh[stop:]
     return ''.join(train), ''.join(test)
-
-
-def windows(text: str, vocabulary: str, length: int) -> np.ndarray:
-    """Cut a text into windows of tokens.
-
-    Args:
-      text: made of the characters of the vocabulary.
-      vocabulary: different characters; a token is an index into it.
-      length: T, characters a window.
-
-    Returns:
-      int32[len(text) // T, T].
-
-    Raises:
-      ValueError: length is not positive, or longer than the text.
-
-    >>> windows('abcab', 'abc', 2)
-    array([[0, 1],
-           [2, 0]], dtype=int32)
-    """
-    if not 0 < length <= len(text):
-        raise ValueError(f'length is {length}; give a window from 1 to {len(text)} '
-                         'characters, the length of the text.')
-    token = {character: index for index, character in enumerate(vocabulary)}
-    stop = len(text) // length * length
-    tokens = np.array([token[character] for character in text[:stop]], np.int32)
-    return tokens.reshape(-1, length)
 
 
 def _read() -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from cdgm.losses.critics import relativistic, wasserstein
 from cdgm.losses.gan import (
     GAN_LOSSES, DiscriminatorTerms, GanLoss, GeneratorTerms, discriminator_loss,
     generator_loss, least_squares, minimax, non_saturating)
+from cdgm.losses.language import next_token_loss, token_cross_entropy
 from cdgm.losses.penalties import (
     clip_weights, squared_gradient, weight_clipping, wgan_gp)
 from cdgm.losses.vae import (
@@ -19,5 +20,6 @@ __all__ = [
     'DiscriminatorTerms', 'ElboTerms', 'GAN_LOSSES', 'GanLoss', 'GeneratorTerms',
     'bernoulli_log_likelihood', 'clip_weights', 'discriminator_loss', 'gaussian_kl',
     'gaussian_log_likelihood', 'generator_loss', 'least_squares', 'minimax',
-    'neg_elbo', 'non_saturating', 'relativistic', 'sample_latent',
-    'squared_gradient', 'wasserstein', 'weight_clipping', 'wgan_gp']
+    'neg_elbo', 'next_token_loss', 'non_saturating', 'relativistic', 'sample_latent',
+    'squared_gradient', 'token_cross_entropy', 'wasserstein', 'weight_clipping',
+    'wgan_gp']

@@ -11,8 +11,9 @@ least norm, so directions that the loss does not see stay as they are.
 
 A block that is not quadratic, or has no minimum, is detected and not silently wrong.
 The move looks at where it landed: the gradient there must vanish, and no curvature may
-have been negative. If not, the block stays and the loss is NaN, which a training loop
-should stop at. `check_quadratic` says why, before training.
+have been negative. If not, the block stays as it was, and the step says so: outside of
+a trace by a ValueError; in one, where nothing can be raised, by `info.block == -1`,
+beside the loss where it stays. `check_quadratic` says why, before training.
 
 Legend   w, g, d float[N], the block's leaves, its gradient and its step, ravelled;
          H float[N, N], its second derivatives; eps the resolution of their dtype.
@@ -22,6 +23,7 @@ Sources  Beck & Tetruashvili 2013, SIAM J. Optim. 23(4) (exact block minimisatio
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +37,9 @@ from cdgm.gradient_move import Evaluation, Move, Objective
 
 Product = Callable[[jax.Array], jax.Array]  # v -> H v
 
+_DENSE_UP_TO = 256
+_MAX_ITERATIONS = 1000
+
 
 class _Solution(NamedTuple):
     """A step and what was seen of H on the way: float[N], float[], float[]."""
@@ -44,7 +49,8 @@ class _Solution(NamedTuple):
     highest: jax.Array
 
 
-def exact_minimisation(dense_up_to: int = 256, max_iterations: int = 1000,
+def exact_minimisation(dense_up_to: int = _DENSE_UP_TO,
+                       max_iterations: int = _MAX_ITERATIONS,
                        tolerance: float | None = None) -> Move:
     """Move the block to the minimum of its loss, all else held.
 
@@ -61,12 +67,14 @@ def exact_minimisation(dense_up_to: int = 256, max_iterations: int = 1000,
 
     Raises:
       TypeError: at `init`, a leaf is complex.
-      ValueError: at `init`, the block has no entry.
+      ValueError: at `init`, the block has no entry; at a step that is not traced, the
+        block has no minimum that one step can reach.
 
     Returns:
       A `Move` without state. Where the block has no minimum that one step can reach,
-      it leaves the block as it was and its loss is NaN. Conjugate gradients do not
-      see negative curvature in directions in which the gradient has no part.
+      it leaves the block as it was, and `StepInfo.block` of a traced step is -1.
+      Conjugate gradients do not see negative curvature in directions in which the
+      gradient has no part.
 
     >>> from cdgm import Block, block_descent
     >>> def loss(w, batch, key):
@@ -77,38 +85,16 @@ def exact_minimisation(dense_up_to: int = 256, max_iterations: int = 1000,
     >>> print(state.params.round(4), info.loss)
     [3. 3.] 9.0
     """
-    def solve(product, grad):
-        if grad.size <= dense_up_to:
-            return _dense_step(product, grad)
-        return _iterated_step(product, grad, max_iterations)
+    solve = partial(_solved, dense_up_to, max_iterations, tolerance)
 
     def apply(objective, active, state, **extra):
-        start, unravel = ravel_pytree(active)
-
-        def gradient(flat):
-            (loss, aux), grad = jax.value_and_grad(objective, has_aux=True)(
-                unravel(flat))
-            return ravel_pytree(grad)[0], (loss, aux)
-
-        # The rounding of TF32 would look like a loss that is not quadratic.
-        with jax.default_matmul_precision('highest'):
-            grad, product, (loss, aux) = jax.linearize(gradient, start, has_aux=True)
-            step, lowest, highest = solve(product, grad)
-            end = start + step
-            end_grad, _ = gradient(end)
-
-        slack = (jnp.finfo(start.dtype).eps ** (2 / 3) if tolerance is None
-                 else tolerance)
-        # A gradient is a sum of terms that cancel at the minimum: H w, and for least
-        # squares X'(y - Xw), at most the square root of |H| L. Rounding is relative to
-        # those, not to the gradient, which may have been nothing but rounding before.
-        length = jnp.linalg.norm(start) + jnp.linalg.norm(end)
-        scale = (jnp.linalg.norm(grad) + highest * length
-                 + jnp.sqrt(highest * jnp.abs(loss)))
-        exact = ((jnp.linalg.norm(end_grad) <= slack * scale)
-                 & (lowest >= -slack * highest))
-        seen = Evaluation(jnp.where(exact, loss, jnp.nan), aux, jnp.linalg.norm(grad))
-        return unravel(jnp.where(exact, end, start)), state, seen
+        active, seen = solve(objective, active)
+        if not isinstance(seen.moved, jax.core.Tracer) and not seen.moved:
+            raise ValueError('exact_minimisation finds no minimum at the end of its '
+                             'step: the loss is not quadratic in the block, or has '
+                             'none; check_quadratic says which. Use an optax '
+                             'transformation.')
+        return active, state, seen
 
     def init(active):
         trees.check_real(active, 'exact_minimisation')
@@ -119,6 +105,38 @@ def exact_minimisation(dense_up_to: int = 256, max_iterations: int = 1000,
         return ()
 
     return Move(init, apply)
+
+
+def _solved(dense_up_to: int, max_iterations: int, tolerance: float | None,
+            objective: Objective, active) -> tuple[Any, Evaluation]:
+    """The block at its minimum, or as it was if that is not found."""
+    start, unravel = ravel_pytree(active)
+
+    def gradient(flat):
+        (loss, aux), grad = jax.value_and_grad(objective, has_aux=True)(unravel(flat))
+        return ravel_pytree(grad)[0], (loss, aux)
+
+    # The rounding of TF32 would look like a loss that is not quadratic.
+    with jax.default_matmul_precision('highest'):
+        grad, product, (loss, aux) = jax.linearize(gradient, start, has_aux=True)
+        step, lowest, highest = (
+            _dense_step(product, grad) if grad.size <= dense_up_to else
+            _iterated_step(product, grad, max_iterations))
+        end = start + step
+        end_grad, _ = gradient(end)
+
+    slack = (jnp.finfo(start.dtype).eps ** (2 / 3) if tolerance is None
+             else tolerance)
+    # A gradient is a sum of terms that cancel at the minimum: H w, and for least
+    # squares X'(y - Xw), at most the square root of |H| L. Rounding is relative to
+    # those, not to the gradient, which may have been nothing but rounding before.
+    length = jnp.linalg.norm(start) + jnp.linalg.norm(end)
+    scale = (jnp.linalg.norm(grad) + highest * length
+             + jnp.sqrt(highest * jnp.abs(loss)))
+    exact = ((jnp.linalg.norm(end_grad) <= slack * scale)
+             & (lowest >= -slack * highest))
+    seen = Evaluation(loss, aux, jnp.linalg.norm(grad), exact)
+    return unravel(jnp.where(exact, end, start)), seen
 
 
 def check_quadratic(descent: Descent, state: DescentState, batch, key: jax.Array,
@@ -151,8 +169,8 @@ def check_quadratic(descent: Descent, state: DescentState, batch, key: jax.Array
                 f'direction goes from {here:.6g} to {there:.6g}. Use an optax '
                 'transformation, or a block in which the model is linear and the '
                 'likelihood Gaussian.')
-    _, _, seen = exact_minimisation().apply(objective, active, ())
-    if not jnp.isfinite(seen.loss):
+    _, seen = _solved(_DENSE_UP_TO, _MAX_ITERATIONS, None, objective, active)
+    if not seen.moved:
         raise ValueError(
             f'the loss is quadratic in block {block!r} but has no minimum there: it '
             'falls without end along some direction. Add a penalty, or use an optax '

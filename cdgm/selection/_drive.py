@@ -15,7 +15,7 @@ Shapes   S seeds, B blocks. With seeds: params and optimiser states [S, …], ke
          minibatches [S, …] or shared, StepInfo [S]; without, no S.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +24,10 @@ import optax
 from jax import lax
 
 from cdgm import blocks as trees
+from cdgm import families, stacks
 from cdgm.blocks import Params
 from cdgm.descent import Descent, DescentState, StepInfo, call_loss
+from cdgm.families import Program
 from cdgm.schedules import Schedule, check_num_blocks
 from cdgm.selection.rule import SelectionRule, StepStats, from_schedule
 
@@ -148,15 +150,16 @@ def block_grad_norms(descent: Descent, params: Params, batch, key,
     Returns:
       float[B], the 2-norm of each block's gradient, in the order of the blocks.
     """
-    labels, norms = _labels(descent, params), {}
-    for names in _by_loss(descent):
+    programs = families.programs(descent.blocks)
+    labels, norms = families.label(params, programs), {}
+    for names in _by_loss(programs):
         # The blocks of one loss, taken together, are one block.
         group = jax.tree.map(
             lambda name, names=names: 'own' if name in names else 'rest', labels)
-        grads = _grad(descent, names[0], params, group, 'own', model_state, batch, key)
+        grads = _grad(programs[names[0]], params, group, 'own', model_state, batch, key)
         for name in names:
-            norms[name] = optax.tree.norm(trees.split(grads, labels, name)[0])
-    return jnp.stack([jnp.asarray(norms[name], float) for name in descent.blocks])
+            norms[name] = _norms(trees.split(grads, labels, name)[0], programs[name])
+    return jnp.concatenate([norms[name] for name in programs])
 
 
 def _check(rule, names) -> None:
@@ -185,32 +188,40 @@ def _mean_of_finite(values) -> jax.Array:
         jnp.isnan(values).any(0), jnp.nan, jnp.inf))
 
 
-def _labels(descent: Descent, params):
-    return trees.label(params, {n: b.leaves for n, b in descent.blocks.items()})
+def _norms(grads, program: Program) -> jax.Array:
+    """The 2-norm of a block's gradient, float[1]; of a family's, float[n]."""
+    layers = program.block.layers
+    if layers is None:
+        return jnp.asarray(optax.tree.norm(grads), float)[None]
+    return jax.vmap(lambda number: jnp.asarray(optax.tree.norm(families.take_block(
+        grads, number, layers)), float))(jnp.arange(program.count))
 
 
-def _by_loss(descent: Descent) -> list[list[str]]:
+def _by_loss(programs: Mapping[str, Program]) -> list[list[str]]:
     """The blocks of each loss, of the same data; losses need not be hashable."""
     groups: dict[tuple[int, int], list[str]] = {}
-    for name, block in descent.blocks.items():
-        groups.setdefault((id(block.loss), id(block.batch)), []).append(name)
+    for name, program in programs.items():
+        kind = id(program.block.loss), id(program.block.batch)
+        groups.setdefault(kind, []).append(name)
     return list(groups.values())
 
 
-def _grad(descent: Descent, name: str, params, labels, owner: str, *data):
+def _grad(program: Program, params, labels, owner: str, *data):
     """Gradient of a block's loss with respect to the leaves of one label."""
     active, frozen = trees.split(params, labels, owner)
     return jax.grad(lambda active: call_loss(
-        name, descent.blocks[name], trees.merge(active, frozen), *data)[0])(active)
+        program.name, program.block, trees.merge(active, frozen), *data)[0])(
+            stacks.decode(active))
 
 
 def _loss(descent: Descent, params, model_state, batch, key, block) -> jax.Array:
     """Evaluate the loss of a traced block."""
-    groups = _by_loss(descent)
+    programs = families.programs(descent.blocks)
+    groups = _by_loss(programs)
     which = [next(i for i, names in enumerate(groups) if name in names)
-             for name in descent.blocks]
-    branches = [lambda *args, name=names[0]: jnp.asarray(
-        call_loss(name, descent.blocks[name], *args)[0], float) for names in groups]
+             for name, program in programs.items() for _ in range(program.count)]
+    branches = [lambda *args, of=programs[names[0]]: jnp.asarray(
+        call_loss(of.name, of.block, *args)[0], float) for names in groups]
     return lax.switch(jnp.asarray(which)[block], branches, params, model_state, batch,
                       key)
 
@@ -227,14 +238,19 @@ def _secant(descent: Descent, before, after, model_state, batch, key, block
     is not the block's curvature. inf where the block moved by less than eps^(2/3) of
     its norm.
     """
-    labels = _labels(descent, before)
+    programs = families.programs(descent.blocks)
+    labels = families.label(before, programs)
 
-    def branch(name):
+    def branch(program):
         def run(before, after, *data):
-            here, rest = trees.split(before, labels, name)
-            there, _ = trees.split(after, labels, name)
-            start, end = [_grad(descent, name, params, labels, name, *data)
+            here, rest = trees.split(before, labels, program.name)
+            there, _ = trees.split(after, labels, program.name)
+            start, end = [_grad(program, params, labels, program.name, *data)
                           for params in (before, trees.merge(there, rest))]
+            if layers := program.block.layers:
+                here, there, start, end = [stacks.decode(families.take_block(
+                    tree, block - program.first, layers))
+                    for tree in (here, there, start, end)]
             moved, size = _distance(here, there), optax.tree.norm(here)
             # Of a smaller move the difference of gradients is mostly rounding.
             clear = moved > size * jnp.finfo(size.dtype).eps ** (2 / 3)
@@ -242,5 +258,7 @@ def _secant(descent: Descent, before, after, model_state, batch, key, block
             return jnp.where(clear, jnp.asarray(ratio, float), jnp.inf)
         return run
 
-    return lax.switch(block, [branch(name) for name in descent.blocks], before, after,
-                      model_state, batch, key)
+    which = [i for i, program in enumerate(programs.values())
+             for _ in range(program.count)]
+    return lax.switch(jnp.asarray(which)[block], list(map(branch, programs.values())),
+                      before, after, model_state, batch, key)

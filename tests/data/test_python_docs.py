@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cdgm.data import python_docs
-from cdgm.data.python_docs import split_topics, windows
+from cdgm.data.python_docs import split_topics
+from cdgm.data.windows import windows
 
 topics = pytest.importorskip('pydoc_data.topics').topics
 
