@@ -22,7 +22,8 @@ import jax
 from cdgm import blocks as trees
 from cdgm._loops import repeated_flops
 from cdgm.blocks import Params, StaticBlock
-from cdgm.descent import Descent
+from cdgm.descent import Descent, DescentState
+from cdgm.families import programs
 
 # XLA counts before it writes machine code, which then need not be good, and takes half
 # as long.
@@ -145,13 +146,41 @@ def program_cost(function: Callable, *arguments: Any) -> Cost:
       function: what to compile.
       *arguments: arrays, or `jax.ShapeDtypeStruct` in their place.
     """
+    flops, size, traced = _xla_cost(function, *arguments)
+    return Cost(flops + repeated_flops(traced.jaxpr), size)
+
+
+def family_step_costs(descent: Descent, family: str, state: DescentState, batch: Any,
+                      key: Any) -> list[Cost]:
+    """Cost of a step of each block of a family, of which one is compiled.
+
+    Args:
+      descent: what `block_descent` returns.
+      family: a name.
+      state, batch, key: of a step; arrays, or `jax.ShapeDtypeStruct` in their place.
+    """
+    def step(number):
+        return lambda *arguments: descent.step(*arguments, (family, number))
+
+    flops, size, _ = _xla_cost(
+        lambda *arguments: step(arguments[-1])(*arguments[:-1]), state, batch, key,
+        jax.ShapeDtypeStruct((), jax.numpy.int32))
+    with jax.disable_jit(False):
+        return [Cost(flops + repeated_flops(jax.jit(step(number)).trace(
+            state, batch, key).jaxpr, least=-1), size)
+            for number in range(programs(descent.blocks)[family].count)]
+
+
+def _xla_cost(function: Callable, *arguments: Any
+              ) -> tuple[float, float, jax.stages.Traced]:
+    """FLOPs and bytes by XLA's count, and what was counted."""
     # The one place where the library compiles: only XLA knows what it will run.
     with jax.disable_jit(False):  # whoever debugs without jit still wants the count
         traced = jax.jit(function).trace(*arguments)
         counted = traced.lower().compile(
             compiler_options=_NEVER_RUN).cost_analysis() or {}
-    return Cost(float(counted.get('flops', 0)) + repeated_flops(traced.jaxpr),
-                float(counted.get('bytes accessed', 0)))
+    return (float(counted.get('flops', 0)), float(counted.get('bytes accessed', 0)),
+            traced)
 
 
 def _runs(names: Sequence[str]) -> list[tuple[str, int]]:

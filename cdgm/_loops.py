@@ -24,12 +24,19 @@ _FREE = frozenset({
     'rev', 'scatter', 'select_n', 'slice', 'squeeze', 'stop_gradient', 'transpose'})
 
 
-def repeated_flops(closed: ClosedJaxpr) -> float:
-    """FLOPs of all trips of loops but the first of each."""
-    return _count(closed.jaxpr, closed.consts, [None] * len(closed.jaxpr.invars))[1]
+def repeated_flops(closed: ClosedJaxpr, least: int = 0) -> float:
+    """FLOPs of all trips of loops but the first of each.
+
+    Args:
+      closed: the program.
+      least: 0, or -1 for a program in which XLA cannot know that a loop has no trips,
+        and counts one.
+    """
+    return _count(closed.jaxpr, closed.consts, [None] * len(closed.jaxpr.invars),
+                  least)[1]
 
 
-def _count(jaxpr: Jaxpr, consts: Sequence[Any], values: Sequence[Any]
+def _count(jaxpr: Jaxpr, consts: Sequence[Any], values: Sequence[Any], least: int
            ) -> tuple[float, float]:
     """FLOPs of a program: (all of them, those of repeated trips).
 
@@ -46,10 +53,10 @@ def _count(jaxpr: Jaxpr, consts: Sequence[Any], values: Sequence[Any]
     for eqn in jaxpr.eqns:
         given = [read(atom) for atom in eqn.invars]
         for inner, trips, arguments in _inside(eqn, given):
-            all_of, again = _count(inner.jaxpr, inner.consts, arguments)
+            all_of, again = _count(inner.jaxpr, inner.consts, arguments, least)
             total += trips * all_of
             # A loop of no trips XLA leaves out, and counts none.
-            repeated += again + max(trips - 1, 0) * all_of
+            repeated += again + max(trips - 1, least) * all_of
         total += _flops(eqn)
         if len(eqn.outvars) == 1:
             known[eqn.outvars[0]] = _evaluate(eqn, given)
@@ -96,8 +103,10 @@ def _inside(eqn: Any, given: Sequence[Any]
         return [(params['body_jaxpr'], trips,
                  [*given[skip:stop], *[None] * (len(given) - stop)])]
     if name == 'cond':  # the dearest branch
-        return [max(((branch, 1., given[1:]) for branch in params['branches']),
-                    key=lambda each: _count(each[0].jaxpr, each[0].consts, each[2])[0])]
+        def cost(branch):
+            return _count(branch.jaxpr, branch.consts, given[1:], 0)[0]
+
+        return [(max(params['branches'], key=cost), 1., given[1:])]
     inner = [leaf for leaf in params.values() if isinstance(leaf, ClosedJaxpr | Jaxpr)]
     return [(leaf if isinstance(leaf, ClosedJaxpr) else ClosedJaxpr(leaf, ()), 1.,
              given if len(given) == len(getattr(leaf, 'jaxpr', leaf).invars) else

@@ -412,8 +412,8 @@ def _enter(kernel: _Kernel, view: _View, labels, place: Place) -> _Active:
             name)
     else:
         own, kept = stacks.decode(slices[name][0]), slices[name][1]
-    own_state = (as_move(block.tx, name).init(own) if block.ephemeral
-                 else sync_global_count(kept, state.count))
+    own_state = sync_global_count(as_move(block.tx, name).init(own)
+                                  if block.ephemeral else kept, state.count)
     if not (block.riders or block.companions):
         return _Active(own, own_state, state.model_state)
     along = {other: trees.split(state.params, labels, other)[0]
@@ -423,9 +423,10 @@ def _enter(kernel: _Kernel, view: _View, labels, place: Place) -> _Active:
     return _Active(
         Moving(own, along, {root: stacks.uncode(families.subtree(state.params, root))
                             for root in riding}),
-        {name: own_state, **{other: sync_global_count(state.opt_state[other],
-                                                      state.count)
-                             for other in block.companions}},
+        {name: own_state, **{other: sync_global_count(
+            state.opt_state[other] if other in block.companions
+            else block.riders[other].init(along[other]), state.count)
+            for other in along}},
         state.model_state)
 
 
@@ -472,7 +473,7 @@ def _assemble(kernel: _Kernel, state: DescentState, labels, place: Place, active
     for root in families.roots(kernel.programs):
         mine = block.layers if block.layers and block.layers.stack == root else None
         stack = moving.stacks.get(root, families.subtree(state.params, root))
-        rider = (layer_rider(block.riders, families.subtree(labels, root))
+        rider = (layer_rider(block.riders, families.subtree(labels, root), count)
                  if root in moving.stacks else None)
         opened[root] = stacks.Opened(
             stack, families.subtree(moving.own, root) if mine else None,
@@ -771,8 +772,8 @@ def _run_family(name: str, kernel: _Kernel, labels, state, batch, key):
     kept = state.opt_state.get(name)
 
     def move_one(own, grads, kept):
-        own_state = (block.tx.init(own) if block.ephemeral
-                     else sync_global_count(kept, state.count))
+        own_state = sync_global_count(block.tx.init(own) if block.ephemeral else kept,
+                                      state.count)
         own, own_state = apply_gradient(optax.with_extra_args_support(block.tx),
                                         _no_search, own, own_state, loss, grads)
         return own, own_state, optax.tree.norm(grads)

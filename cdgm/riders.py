@@ -49,6 +49,7 @@ from cdgm.families import Program
 from cdgm.gradient_move import (
     Evaluation, Move, apply_gradient, steepest_ascent)
 from cdgm.stacks import Rider
+from cdgm.transforms import counts_globally, sync_global_count
 
 Riders = Mapping[str, optax.GradientTransformation]
 
@@ -79,8 +80,8 @@ def accompanied_move(tx: optax.GradientTransformation, name: str, riders: Riders
       companions: block name -> its optax transformation.
 
     Returns:
-      A `Move` of a `Moving`. Its state has an entry for the block and for each
-      companion; the 2-norm that it reports is that of the block's own gradient.
+      A `Move` of a `Moving`. Its state has an entry for the block and for each that
+      moves along; the 2-norm that it reports is that of the block's own gradient.
 
     >>> import jax.numpy as jnp
     >>> move = accompanied_move(optax.sgd(0.5), 'x', {'y': optax.sgd(0.1)}, {})
@@ -90,7 +91,7 @@ def accompanied_move(tx: optax.GradientTransformation, name: str, riders: Riders
     >>> float(moved.own), round(float(moved.along['y']), 3), float(seen.grad_norm)
     (0.0, 1.9, 2.0)
     """
-    txs = {name: tx, **companions}
+    txs = {name: tx, **companions, **riders}
 
     def init(moving):
         return {other: rule.init(moving.own if other == name else moving.along[other])
@@ -112,22 +113,21 @@ def accompanied_move(tx: optax.GradientTransformation, name: str, riders: Riders
 
         along, kept = {}, {}
         own, kept[name] = moved_by(tx, name, states[name])
-        for other, rule in companions.items():
+        for other, rule in {**companions, **riders}.items():
             along[other], kept[other] = moved_by(rule, other, states[other])
-        for other, rule in riders.items():
-            along[other], _ = moved_by(rule, other, rule.init(moving.along[other]))
         return (Moving(own, along, grads.stacks), kept,
                 Evaluation(loss, aux, optax.tree.norm(grads.own)))
 
     return Move(init, apply)
 
 
-def layer_rider(riders: Riders, labels: Labels) -> Rider:
+def layer_rider(riders: Riders, labels: Labels, count: jax.Array) -> Rider:
     """Move one layer that rides: the leaves of each family by its transformation.
 
     Args:
       riders: family name -> stateless optax transformation.
       labels: of one layer, the name of the family that owns each leaf.
+      count: int32[], steps of the descent.
 
     Returns:
       (params of the layer, their gradient) -> params; leaves of others stay.
@@ -137,7 +137,8 @@ def layer_rider(riders: Riders, labels: Labels) -> Rider:
             if name in jax.tree.leaves(labels):
                 mine, rest = trees.split(params, labels, name)
                 grad = trees.split(grads, labels, name)[0]
-                updates, _ = tx.update(grad, tx.init(mine), mine)
+                state = sync_global_count(tx.init(mine), count)
+                updates, _ = tx.update(grad, state, mine)
                 params = trees.merge(optax.apply_updates(mine, updates), rest)
         return params
 
@@ -170,12 +171,14 @@ def check_riders(name: str, block: Any, params: Params, labels: Labels,
         if rider not in others and not itself:
             raise ValueError(f'block {name!r} has a rider {rider!r}; blocks that can '
                              f'ride with it are {others}.')
-        kept = jax.tree.leaves(jax.eval_shape(
-            rider_tx.init, trees.split(params, labels, rider)[0]))
+        state = jax.eval_shape(rider_tx.init, trees.split(params, labels, rider)[0])
+        kept = [part for part in jax.tree.leaves(state, is_leaf=counts_globally)
+                if not counts_globally(part)]
         if kept:
             raise ValueError(f"a rider's tx keeps no state: that of {rider!r}, which "
                              f'rides with {name!r}, keeps {len(kept)} arrays. Take one '
-                             'such as optax.sgd(1e-3), without momentum or schedule.')
+                             'such as optax.sgd(1e-3), without momentum; a schedule '
+                             'by cdgm.transforms.scale_by_global_schedule.')
     for companion in block.companions:
         _check_companion(name, companion, programs, others)
 

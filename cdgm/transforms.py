@@ -157,17 +157,60 @@ def _holders(part: Any, shapes: set, params_types: set, others, holder: str
         yield from _holders(child, shapes, params_types, others, holder)
 
 
-def sync_global_count(state: Any, count) -> Any:
-    """Tell every `decay_stale_state` in the state of a tx the steps of the descent.
+class GlobalScheduleState(NamedTuple):
+    """What `scale_by_global_schedule` carries.
 
-    Both faces do so when a block's turn comes. An extra argument of `update` would not
-    do: optax's line searches refuse those that they do not know.
+    Attributes:
+      count: int32[], steps of the descent.
     """
-    def is_away(part):
-        return isinstance(part, AwayState)
 
-    return jax.tree.map(lambda part: part._replace(count=count) if is_away(part)
-                        else part, state, is_leaf=is_away)
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+
+
+def scale_by_global_schedule(schedule: optax.Schedule
+                             ) -> optax.GradientTransformation:
+    """Scale updates by a schedule of the steps of the whole descent.
+
+    A learning rate that falls with training falls for every block, however seldom it
+    has moved; `optax.scale_by_schedule` counts the block's own steps, and starts anew
+    where its state is ephemeral. Nothing is kept but the count, so riders may have it.
+
+    Args:
+      schedule: steps of the descent -> factor.
+
+    >>> tx = scale_by_global_schedule(lambda count: 1. / (1 + count))
+    >>> state = sync_global_count(tx.init(jnp.ones(())), jnp.asarray(3, jnp.int32))
+    >>> updates, state = tx.update(jnp.ones(()), state)
+    >>> float(updates), int(state.count)
+    (0.25, 4)
+    """
+    def init(params):
+        del params
+        return GlobalScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None):
+        del params
+        factor = schedule(state.count)
+        return (jax.tree.map(lambda u: jnp.asarray(factor, u.dtype) * u, updates),
+                GlobalScheduleState(optax.safe_increment(state.count)))
+
+    return optax.GradientTransformation(init, update)
+
+
+def sync_global_count(state: Any, count) -> Any:
+    """Tell what counts the steps of the whole descent in the state of a tx.
+
+    That are `decay_stale_state` and `scale_by_global_schedule`. Both faces do so when a
+    block's turn comes. An extra argument of `update` would not do: optax's line
+    searches refuse those that they do not know.
+    """
+    return jax.tree.map(lambda part: part._replace(count=count) if counts_globally(part)
+                        else part, state, is_leaf=counts_globally)
+
+
+def counts_globally(part: Any) -> bool:
+    """Return whether a part of a state holds the steps of the whole descent."""
+    return isinstance(part, AwayState | GlobalScheduleState)
 
 
 class SecantState(NamedTuple):

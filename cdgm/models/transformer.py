@@ -12,7 +12,7 @@ bias, and the MLP is Dense of 4 D, GELU, Dense. The parameters are
 Shapes   B batch, T tokens, D width, L depth, H heads, V vocabulary.
 Sources  Vaswani et al. 2017 (arXiv:1706.03762); Radford et al. 2019 for pre-norm, GELU,
          the tied head and the initialisation: N(0, 0.02^2), divided by sqrt(2 L) where
-         a layer adds to x.
+         a layer adds to x. Adapters: Hu et al. 2021 (arXiv:2106.09685).
 """
 
 from collections.abc import Callable
@@ -26,6 +26,8 @@ from jax import lax
 from cdgm import stacks
 
 _STDDEV = 0.02
+_MATRICES = (('attention', 'qkv'), ('attention', 'out'), ('mlp', 'up'), ('mlp', 'down'))
+_ADAPTER_SCALE = 2.
 
 
 class Transformer(NamedTuple):
@@ -48,7 +50,8 @@ class Transformer(NamedTuple):
 
 
 def transformer(vocabulary: int, *, width: int = 128, depth: int = 4, heads: int = 4,
-                context: int = 64, tied: bool = True, policy=None) -> Transformer:
+                context: int = 64, tied: bool = True, rank: int = 0, policy=None
+                ) -> Transformer:
     """Build a decoder-only transformer.
 
     Args:
@@ -59,6 +62,9 @@ def transformer(vocabulary: int, *, width: int = 128, depth: int = 4, heads: int
       context: the longest sequence, tokens.
       tied: whether the head's matrix is the embedding's. Then the embedding's gradient
         needs both ends of the model.
+      rank: r of low-rank adapters beside the matrices of the layers (LoRA): a matrix W
+        is W + 2 a b, with a [L, in, r] and b [L, r, out], which starts at 0. They are
+        params['layers']['low_rank'], to be moved while the rest stays. 0 for none.
       policy: what a layer keeps for the backward pass beside what it was given, see
         `jax.checkpoint_policies`.
 
@@ -79,8 +85,8 @@ def transformer(vocabulary: int, *, width: int = 128, depth: int = 4, heads: int
         params = {
             'embedding': {'token': _normal(next(keys), vocabulary, width),
                           'position': _normal(next(keys), context, width)},
-            'layers': jax.vmap(partial(_init_layer, width=width, depth=depth))(
-                jax.random.split(next(keys), depth)),
+            'layers': jax.vmap(partial(_init_layer, width=width, depth=depth,
+                                       rank=rank))(jax.random.split(next(keys), depth)),
             'head': {'norm': jnp.ones(width)}}
         if not tied:
             params['head']['kernel'] = _normal(next(keys), width, vocabulary)
@@ -101,18 +107,39 @@ def transformer(vocabulary: int, *, width: int = 128, depth: int = 4, heads: int
                            params), context)
 
 
-def _init_layer(key: jax.Array, width: int, depth: int) -> dict[str, Any]:
-    keys = iter(jax.random.split(key, 4))
+def _init_layer(key: jax.Array, width: int, depth: int, rank: int) -> dict[str, Any]:
+    keys = iter(jax.random.split(key, 5))
     added = (2 * depth) ** -0.5
-    return {
+    params = {
         'attention': {'norm': jnp.ones(width),
                       'qkv': _normal(next(keys), width, 3 * width),
                       'out': added * _normal(next(keys), width, width)},
         'mlp': {'norm': jnp.ones(width), 'up': _normal(next(keys), width, 4 * width),
                 'down': added * _normal(next(keys), 4 * width, width)}}
+    if rank:
+        params['low_rank'] = {
+            f'{part}_{name}': {
+                'a': jax.random.normal(next(adapter), (len(matrix), rank)) / len(
+                    matrix) ** 0.5,
+                'b': jnp.zeros((rank, matrix.shape[1]))}
+            for adapter in [iter(jax.random.split(next(keys), len(_MATRICES)))]
+            for part, name in _MATRICES for matrix in [params[part][name]]}
+    return params
+
+
+def _adapted(params: dict[str, Any]) -> dict[str, Any]:
+    """The layer with its low-rank adapters worked in, if it has any."""
+    if 'low_rank' not in params:
+        return params
+    adapted = {part: dict(params[part]) for part in ('attention', 'mlp')}
+    for part, name in _MATRICES:
+        pair = params['low_rank'][f'{part}_{name}']
+        adapted[part][name] += _ADAPTER_SCALE * pair['a'] @ pair['b']
+    return adapted
 
 
 def _layer(params: dict[str, Any], x: jax.Array, heads: int) -> jax.Array:
+    params = _adapted(params)
     batch, length, width = x.shape
     attention, mlp = params['attention'], params['mlp']
     qkv = _norm(x, attention['norm']) @ attention['qkv']

@@ -9,13 +9,15 @@ one block for all of them: the index is not batched, so the program under `vmap`
 one conditional and not every branch. (Mapping a driven step without seeds gives every
 seed its own choice, and runs every branch.)
 
-Every step is a visit of its own: an ephemeral block starts anew in each.
+Every step is a visit of its own, in which an ephemeral block starts anew; `visit` stays
+on the block for K of them.
 
 Shapes   S seeds, B blocks. With seeds: params and optimiser states [S, …], keys [S],
          minibatches [S, …] or shared, StepInfo [S]; without, no S.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -53,10 +55,15 @@ class SelectedDescent(NamedTuple):
         for rules that watch held-out data (larger is better), float[] or float[S];
         `None` or what is not finite is no signal. The rule hears it after this step.
         `extra` goes to the block's own rule, the same for all seeds.
+      visit: (state, batches, keys, signal=None, **extras) -> (state, StepInfo[K]): one
+        choice, and K steps of the block, each with a minibatch and a key of its own: a
+        leading axis K, after that of the seeds. The rule chooses by the first minibatch
+        and hears of the last step; a secant is that of the whole visit.
     """
 
     init: Callable[..., SelectedDescentState]
     step: Callable[..., tuple[SelectedDescentState, StepInfo]]
+    visit: Callable[..., tuple[SelectedDescentState, StepInfo]]
 
 
 def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = False,
@@ -101,36 +108,55 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
         return SelectedDescentState(mapped(descent.init, 0, 0)(params, model_state),
                                     rule.init())
 
-    def step(state, batch, key, signal=None, **extra):
-        def descend(state, batch, key, block):
-            return descent.step(state, batch, key, block, **extra)
+    def secant(before, after, *data):
+        return _secant(descent, before, after, *data)
 
+    def decrease(loss, params, *data):
+        return loss - _loss(descent, params, *data)
+
+    def choose(state, batch, key):
+        """The block, and the rule's state; the minibatch is for rules that measure."""
         def grad_norms(params, model_state, batch, key):
             return block_grad_norms(descent, params, batch, key, model_state)
 
-        def secant(before, after, *data):
-            return _secant(descent, before, after, *data)
-
-        def decrease(loss, params, *data):
-            return loss - _loss(descent, params, *data)
-
-        before = state.descent
-        block, rule_state = rule.select(state.rule, lambda: shared(
+        return rule.select(state.rule, lambda: shared(
             mapped(grad_norms, 0, 0, batch_axis, 0)(
-                before.params, before.model_state, batch, key)))
-        after, info = mapped(descend, 0, batch_axis, 0, None)(before, batch, key, block)
+                state.descent.params, state.descent.model_state, batch, key)))
 
+    def tell(before, after, rule_state, info, batch, key, signal):
+        """What the rule knows after a step, or after the last one of a visit."""
         def probe(function, start):
             return shared(mapped(function, 0, 0, 0, batch_axis, 0, None)(
                 start, after.params, before.model_state, batch, key, block))
 
+        block = info.block[0] if seeds else info.block
         seen = StepStats(block, shared(info.loss), shared(info.grad_norm),
                          *_mean_signal(signal),
                          decrease=lambda: probe(decrease, info.loss),
                          secant=lambda: probe(secant, before.params))
-        return SelectedDescentState(after, rule.observe(rule_state, seen)), info
+        return SelectedDescentState(after, rule.observe(rule_state, seen))
 
-    return SelectedDescent(init, step)
+    def step(state, batch, key, signal=None, **extra):
+        block, rule_state = choose(state, batch, key)
+        after, info = mapped(partial(descent.step, **extra), 0, batch_axis, 0, None)(
+            state.descent, batch, key, block)
+        return tell(state.descent, after, rule_state, info, batch, key, signal), info
+
+    def visit(state, batch, key, signal=None, **extras):
+        def one(tree, axis, place):
+            return jax.tree.map(lambda x: lax.index_in_dim(x, place, axis, False), tree)
+
+        in_batch, in_key = (0 if axis is None or not seeds else 1
+                            for axis in (batch_axis, 0))
+        first, last = ((one(batch, in_batch, place), one(key, in_key, place))
+                       for place in (0, -1))
+        block, rule_state = choose(state, *first)
+        after, infos = mapped(partial(descent.visit, **extras), 0, batch_axis, 0, None)(
+            state.descent, batch, key, block)
+        info = one(infos._replace(aux={}), int(seeds), -1)
+        return tell(state.descent, after, rule_state, info, *last, signal), infos
+
+    return SelectedDescent(init, step, visit)
 
 
 def block_grad_norms(descent: Descent, params: Params, batch, key,

@@ -81,7 +81,7 @@ class Task(NamedTuple):
     @property
     def minibatches_per_cycle(self) -> int:
         """U with fresh minibatches, otherwise one."""
-        return len(self.order.updates) if self.fresh else 1
+        return self.order.updates_per_cycle if self.fresh else 1
 
 
 def count_examples(examples: Any) -> int:

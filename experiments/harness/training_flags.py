@@ -41,11 +41,12 @@ def operational_arguments(values: flags.FlagValues) -> list[str]:
 
 
 def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
-                 batch_size: int, epochs: float, fresh_minibatches: bool) -> None:
+                 batch_size: int, epochs: float, fresh_minibatches: bool,
+                 dataset: str = 'digits') -> None:
     """Define the common flags; the arguments are the defaults that differ."""
     define_operational_flags(values)
     own: dict[str, Any] = {'flag_values': values}
-    flags.DEFINE_enum('dataset', 'digits', sorted(DATASETS), 'Data to model.', **own)
+    flags.DEFINE_enum('dataset', dataset, sorted(DATASETS), 'Data to model.', **own)
     flags.DEFINE_string('order', order, 'Block updates of a cycle, as in '
                         'decoder,encoder or discriminator*5,generator; joint or '
                         'simultaneous moves everything at once.', **own)
@@ -86,12 +87,19 @@ class UpdatePlan(NamedTuple):
       blocks: names of all blocks that there are.
       rates: block name -> Adam step size.
       choice: of the blocks, or None where the updates stand as they are.
+      visit: updates of one block in a row, which are then a cycle; its block is chosen.
     """
 
     updates: tuple[str, ...]
     blocks: tuple[str, ...]
     rates: dict[str, float]
     choice: block_choice.Choice | None
+    visit: int | None = None
+
+    @property
+    def updates_per_cycle(self) -> int:
+        """How many updates a cycle has."""
+        return self.visit or len(self.updates)
 
 
 def read_order(values: flags.FlagValues, blocks: tuple[str, ...],
@@ -103,7 +111,7 @@ def read_order(values: flags.FlagValues, blocks: tuple[str, ...],
     """
     updates = _parse('order', parse_order, values, blocks, whole)
     names = ('joint',) if updates == ('joint',) else blocks
-    rates = _parse('learning_rate', parse_per_block, values, names)
+    rates = read_rates(values, names)
     if values.schedule == 'cyclic':
         return UpdatePlan(updates, names, rates, None)
     if updates[0] in JOINT_MODES:
@@ -112,6 +120,15 @@ def read_order(values: flags.FlagValues, blocks: tuple[str, ...],
     visits = [updates.count(name) for name in blocks]
     return UpdatePlan(updates, names, rates,
                       block_choice.choices(visits, values.refresh)[values.schedule])
+
+
+def read_rates(values: flags.FlagValues, blocks: tuple[str, ...]) -> dict[str, float]:
+    """Read `--learning_rate`: block name -> step size.
+
+    Raises:
+      SettingError: a block is unknown or missing, or a rate is not > 0.
+    """
+    return _parse('learning_rate', parse_per_block, values, blocks)
 
 
 def _parse(name: str, parser: Callable, values: flags.FlagValues, *arguments):

@@ -62,6 +62,8 @@ def cycles_in_order(task: Task) -> Cycles:
 def cycles_by_rule(task: Task, choice: Choice, costs: Sequence[float]) -> Cycles:
     """As many updates, their blocks chosen by a rule, one choice for all seeds.
 
+    Where the plan says so a cycle is one visit, with one choice.
+
     The seeds are those of one run: they have its hyperparameters, and the key of the
     first is that of the choices.
     """
@@ -71,6 +73,8 @@ def cycles_by_rule(task: Task, choice: Choice, costs: Sequence[float]) -> Cycles
                           seeds=True, batch_axis=0)
 
     def cycle(state, batches, keys, given):
+        if task.order.visit:
+            return driven(given).visit(state, batches, keys)
         step = driven(given).step
 
         def update(state, position):

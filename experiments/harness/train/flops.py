@@ -1,13 +1,14 @@
 """What training costs, by XLA's own count in the compiled programs."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import cdgm
-from cdgm._explain import program_cost
+from cdgm import families
+from cdgm._explain import family_step_costs, program_cost
 from experiments.harness.task import TracedInputs, Task
 from experiments.harness.train.block_updates import cycles_in_order
 from experiments.harness.train.cycle_program import abstract_state
@@ -56,13 +57,23 @@ def count_costs(task: Task, given: TracedInputs) -> Costs:
         whole = flops_of_program(cycles_in_order(task).cycle, stack(state, 1),
                                  *stack((batch, given.key), *each), stack(given, 1))
         return Costs(whole, none, none)
-    step = np.array([flops_of_program(
-        lambda state, batch, given, name=name: task.descent(given.hyper).step(
-            state, batch, given.key, name), state, batch, given)
-        for name in task.blocks])
+    step = np.concatenate([_step_costs(task, program, state, batch, given) for program
+                           in families.programs(task.descent(given.hyper).blocks
+                                                ).values()])
     probe = sum((_probe_cost(task, kind, step, state.params, batch, given) / every
                  for kind, every in (choice.probes if choice else ())), none)
     return Costs(0., step, probe)
+
+
+def _step_costs(task: Task, program: families.Program, state: cdgm.DescentState,
+                batch: Any, given: TracedInputs) -> list[float]:
+    """FLOPs of a step of a block, or of each of a family."""
+    if program.block.layers:
+        return [cost.flops for cost in family_step_costs(
+            task.descent(given.hyper), program.name, state, batch, given.key)]
+    return [flops_of_program(
+        lambda state, batch, given: task.descent(given.hyper).step(
+            state, batch, given.key, program.name), state, batch, given)]
 
 
 def _probe_cost(task: Task, kind: str, step: np.ndarray, *arguments) -> np.ndarray:

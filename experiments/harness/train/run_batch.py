@@ -6,7 +6,7 @@ Shapes   N seeds in all, S of each run.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -101,9 +101,10 @@ class RunBatch:
         moved = [name for name in self._names if count[name]]
         losses = dict(zip(self._names, np.asarray(sums.loss).T))
         return {'loss': {name: losses[name] / count[name] for name in moved},
-                'aux': {name: {term: np.asarray(value) / count[name]
-                               for term, value in _terms(sums.aux[name])}
-                        for name in moved}}
+                'aux': {name: {term: np.asarray(value) / times
+                               for term, value in _terms(aux)}
+                        for name, aux in sums.aux.items()
+                        if (times := _times(count, name))}}
 
     def keep(self, carry: Carry, reached: TrainingProgress, saved: float, every: float
              ) -> float:
@@ -161,6 +162,12 @@ class RunBatch:
                     'the parameters are not finite after the last cycle; lower '
                     f'--learning_rate. The metrics are in '
                     f'{self.runs[at].folder.path}.')
+
+
+def _times(count: Mapping[str, Any], name: str) -> int:
+    """How often a block moved, or the blocks of a family: name/0, name/1, ..."""
+    return count[name] if name in count else sum(
+        times for block, times in count.items() if block.startswith(f'{name}/'))
 
 
 def _terms(aux) -> list[tuple[str, Any]]:
