@@ -108,12 +108,6 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
         return SelectedDescentState(mapped(descent.init, 0, 0)(params, model_state),
                                     rule.init())
 
-    def secant(before, after, *data):
-        return _secant(descent, before, after, *data)
-
-    def decrease(loss, params, *data):
-        return loss - _loss(descent, params, *data)
-
     def choose(state, batch, key):
         """The block, and the rule's state; the minibatch is for rules that measure."""
         def grad_norms(params, model_state, batch, key):
@@ -123,18 +117,7 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
             mapped(grad_norms, 0, 0, batch_axis, 0)(
                 state.descent.params, state.descent.model_state, batch, key)))
 
-    def tell(before, after, rule_state, info, batch, key, signal):
-        """What the rule knows after a step, or after the last one of a visit."""
-        def probe(function, start):
-            return shared(mapped(function, 0, 0, 0, batch_axis, 0, None)(
-                start, after.params, before.model_state, batch, key, block))
-
-        block = info.block[0] if seeds else info.block
-        seen = StepStats(block, shared(info.loss), shared(info.grad_norm),
-                         *_mean_signal(signal),
-                         decrease=lambda: probe(decrease, info.loss),
-                         secant=lambda: probe(secant, before.params))
-        return SelectedDescentState(after, rule.observe(rule_state, seen))
+    tell = partial(_observe, descent, rule, mapped, shared, seeds, batch_axis)
 
     def step(state, batch, key, signal=None, **extra):
         block, rule_state = choose(state, batch, key)
@@ -186,6 +169,27 @@ def block_grad_norms(descent: Descent, params: Params, batch, key,
         for name in names:
             norms[name] = _norms(trees.split(grads, labels, name)[0], programs[name])
     return jnp.concatenate([norms[name] for name in programs])
+
+
+def _observe(descent, rule, mapped, shared, seeds, batch_axis, before, after,
+             rule_state, info, batch, key, signal) -> SelectedDescentState:
+    """What the rule knows after a step, or after the last one of a visit."""
+    def secant(before, after, *data):
+        return _secant(descent, before, after, *data)
+
+    def decrease(loss, params, *data):
+        return loss - _loss(descent, params, *data)
+
+    def probe(function, start):
+        return shared(mapped(function, 0, 0, 0, batch_axis, 0, None)(
+            start, after.params, before.model_state, batch, key, block))
+
+    block = info.block[0] if seeds else info.block
+    seen = StepStats(block, shared(info.loss), shared(info.grad_norm),
+                     *_mean_signal(signal),
+                     decrease=lambda: probe(decrease, info.loss),
+                     secant=lambda: probe(secant, before.params))
+    return SelectedDescentState(after, rule.observe(rule_state, seen))
 
 
 def _check(rule, names) -> None:
