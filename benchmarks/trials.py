@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks import measure
 from benchmarks.measure import Bar
 from experiments.harness.runs import status_log
-from experiments.harness.runs.run_folder import cores
+from experiments.harness.runs.provenance import cores
 from experiments.harness.sweep import spec as sweeps
 
 TOML = '''

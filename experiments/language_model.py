@@ -61,7 +61,7 @@ def define_flags(values: flags.FlagValues) -> None:
     training_flags.define_flags(
         values, dataset='python_docs', order='shuffled', learning_rate='1e-3',
         batch_size=12, epochs=0.1, fresh_minibatches=True)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_integer('width', 128, 'Width D.', lower_bound=1, **own)
     flags.DEFINE_integer('depth', 4, 'Layers L.', lower_bound=1, **own)
     flags.DEFINE_integer('heads', 4, 'Heads of attention.', lower_bound=1, **own)
@@ -74,12 +74,12 @@ def define_flags(values: flags.FlagValues) -> None:
                          'have fallen, as a cosine, to a tenth.', lower_bound=1, **own)
     flags.DEFINE_enum('optimiser', 'adam', sorted(_OPTIMISERS), 'Rule of a block; '
                       'adafactor saves memory in joint training.', **own)
-    flags.DEFINE_float('riders', 0., 'Rate of the steps by sign of what is not active; '
-                       '0 for none.', lower_bound=0., **own)
+    flags.DEFINE_float('riders', 0., 'Rate of the steps by sign of what is not '
+                       'active; 0 for none.', lower_bound=0., **own)
     flags.DEFINE_enum('reach', 'all', ['deeper', 'all'], 'Which layers ride with a '
                       'layer: the deeper ones cost least.', **own)
-    flags.DEFINE_list('companions', [], 'Blocks that move along in every step, by their '
-                      'own rule and with a state that is kept: embedding.', **own)
+    flags.DEFINE_list('companions', [], 'Blocks that move along in every step, by '
+                      'their own rule and with a state that is kept: embedding.', **own)
     flags.DEFINE_integer('rank', 0, 'Rank of adapters that alone are trained (LoRA); '
                          '0 trains all.', lower_bound=0, **own)
     flags.DEFINE_bool('half', False, 'Layers at rest in 16 bits.', **own)

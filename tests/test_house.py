@@ -14,7 +14,7 @@ LONGEST = 80  # lines, docstring and signature included
 
 # Share of public functions that are documented, of their arguments that are annotated:
 # floors just below what is there. A function within a function is nobody's interface.
-FLOORS = {'cdgm': (1., 0.77), 'experiments/harness': (1., 0.95)}
+FLOORS = {'cdgm': (1., 0.82), 'experiments/harness': (1., 0.95)}
 
 
 def functions(node, public=True):

@@ -43,7 +43,7 @@ def draw_paths(file: Path, axes: tuple[str, str], paths) -> None:
 
 def draw_orders(file: Path) -> None:
     """Draw f under every order on the Sun-Ye problem and on a random one."""
-    size, sweeps = minimisation.CYCLE, 150
+    size, cycles = minimisation.CYCLE, 150
     problems = {f'Sun-Ye, c = 0.9, n = {size}': minimisation.sun_ye(size, 0.9),
                 f'random, n = {size}': minimisation.random_quadratic(size)}
     once, key = (1,) * size, jax.random.key(0)
@@ -52,18 +52,18 @@ def draw_orders(file: Path) -> None:
     greedy = gauss_southwell(size, refresh=1)
     start = np.random.default_rng(3).normal(size=size)
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    for panel, length, (title, matrix) in zip(panels, (sweeps, 40), problems.items()):
+    for panel, length, (title, matrix) in zip(panels, (cycles, 40), problems.items()):
         weights = tuple(np.diag(matrix) / np.trace(matrix))
         own = {**schedules, 'Lipschitz-weighted': cdgm.uniform(size, key, weights)}
-        curves = {name: minimisation.scheduled_values(schedule, sweeps, matrix, start)
+        curves = {name: minimisation.scheduled_values(schedule, cycles, matrix, start)
                   for name, schedule in own.items()}
         curves['Gauss-Southwell'] = minimisation.driven_values(
-            greedy, sweeps * size, matrix, start)[::size]
+            greedy, cycles * size, matrix, start)[::size]
         for name, values in curves.items():
             # Dashed, because with equal curvatures it is the uniform order.
             style = '--' if name == 'Lipschitz-weighted' else '-'
             panel.semilogy(values / values[0], style, label=name)
-        panel.set(title=title, xlabel='sweeps (n exact coordinate steps)',
+        panel.set(title=title, xlabel='cycles (n exact coordinate steps)',
                   xlim=(0, length), ylim=(1e-10, 1))
     panels[0].set_ylabel('f / f at the start')
     panels[1].legend()

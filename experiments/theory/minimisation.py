@@ -249,7 +249,7 @@ def sun_ye_slowdown():
                'Sun & Ye 2019', relation='>=')
 
 
-def _sweeps_needed(schedule, at_most: int) -> float:
+def _cycles_needed(schedule, at_most: int) -> float:
     """Cycles from a random start to f = 1e-8 f_0 on the Sun-Ye problem, c = 0.9."""
     losses = scheduled_values(schedule, at_most, sun_ye(CYCLE, 0.9),
                               np.random.default_rng(3).normal(size=CYCLE))
@@ -263,13 +263,13 @@ ENOUGH = np.log(1e-8) / (CYCLE * np.log(1 - 0.1 / CYCLE))
 
 
 def shuffled_cure():
-    needed = _sweeps_needed(cdgm.shuffled((1,) * CYCLE, jax.random.key(1)), 200)
+    needed = _cycles_needed(cdgm.shuffled((1,) * CYCLE, jax.random.key(1)), 200)
     return Row('shuffled order: cycles to 1e-8 within random\'s bound', ENOUGH, needed,
                'Lee & Wright 2019', relation='<=')
 
 
 def cyclic_disease():
-    needed = _sweeps_needed(cdgm.cyclic((1,) * CYCLE), 1500)
+    needed = _cycles_needed(cdgm.cyclic((1,) * CYCLE), 1500)
     return Row('cyclic order: over five times as many as the bound', 5 * ENOUGH,
                needed, 'Sun & Ye 2019', relation='>=')
 

@@ -21,6 +21,7 @@ def alternating(run):
 def test_folder(alternating):
     assert {path.name for path in alternating.iterdir()} - {'uncommitted.diff'} == {
         'flags.txt', 'manifest.json', 'attempts.jsonl', 'lock', 'metrics.jsonl',
+        'checkpoints',
         'params.npz', 'samples.png', 'loss.png'}
 
 

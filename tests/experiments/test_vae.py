@@ -40,6 +40,7 @@ def test_folder(pair):
     manifest = status_log.read_manifest(pair)
     assert {path.name for path in pair.iterdir()} == {
         'flags.txt', 'manifest.json', 'attempts.jsonl', 'lock', 'metrics.jsonl',
+        'checkpoints',
         'params.npz', 'samples.png', 'reconstructions.png', 'loss.png',
         *(['uncommitted.diff'] if manifest['uncommitted'] else [])}
     for picture in pair.glob('*.png'):

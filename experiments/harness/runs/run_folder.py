@@ -14,18 +14,13 @@
 """
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import json
 import os
-import platform
 import re
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,17 +28,15 @@ import jax
 import numpy as np
 from absl import flags
 
-import cdgm
 from cdgm.blocks import leaf_path
 from experiments.harness.cli import serialise
 from experiments.harness.errors import SettingError, StorageError
-from experiments.harness.runs import atomic, checkpoint, preemption, status_log
+from experiments.harness.runs import (
+    atomic, checkpoint, preemption, provenance, status_log)
 from experiments.harness.runs.run_lock import RunLock, TakenError
 from experiments.harness.runs.tensorboard import Events
 from experiments.harness.training_flags import (
     LENGTH_FLAGS, NON_IDENTITY_FLAGS, canonical)
-
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'chex', 'numpy')
 
 # What of the environment XLA's rounding depends on.
 _ROUNDING_FACTS = ('versions', 'device', 'cores', 'xla_flags')
@@ -236,7 +229,7 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any],
     path = Path(values.run_dir or Path('runs') / re.sub(
         r'\W+', '-', f'{experiment}-{values.dataset}-{values.order}'))
     manifest = {'experiment': experiment, 'flags': serialise(values).splitlines(),
-                **_environment(), **facts}
+                **provenance.environment(), **facts}
     with _writing(path):
         if values.run_dir:
             path.mkdir(parents=True, exist_ok=True)
@@ -285,7 +278,7 @@ def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],
     else:
         before = manifest
         if manifest['uncommitted']:
-            (path / 'uncommitted.diff').write_text(_diff() or '')
+            (path / 'uncommitted.diff').write_text(provenance.diff() or '')
         _write_json(path / 'manifest.json', manifest)
     with atomic.atomic_write(path / 'flags.txt') as file:
         file.writelines(f'{line}\n' for line in before['flags'])
@@ -382,50 +375,3 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise SettingError(f'folder {path} cannot be written ({error.strerror}); '
                            'name one that can.') from None
-
-
-def _environment() -> dict[str, Any]:
-    return {
-        'command': [Path(sys.argv[0]).name, *sys.argv[1:]],
-        'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'), **_machine()}
-
-
-@functools.cache
-def _machine() -> dict[str, Any]:
-    """What is the same for all runs of a process."""
-    device = jax.devices()[0]
-    return {
-        'python': platform.python_version(),
-        'versions': {'cdgm': cdgm.__version__,
-                     **{name: metadata.version(name) for name in _PACKAGES}},
-        'commit': _git('rev-parse', 'HEAD'),
-        'uncommitted': bool(_git('status', '--porcelain', '--untracked-files=no')),
-        'host': platform.node(),
-        'device': device.device_kind,
-        'platform': device.platform,
-        'devices': jax.device_count(),
-        'cores': cores(),
-        'xla_flags': os.environ.get('XLA_FLAGS', ''),
-    }
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@functools.cache
-def _diff() -> str | None:
-    return _git('diff', 'HEAD')
-
-
-def _git(*arguments: str) -> str | None:
-    """Output of a git command; None without a repository or git."""
-    try:
-        done = subprocess.run(['git', *arguments], cwd=Path(__file__).parent,
-                              capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -15,7 +15,7 @@ from absl import flags
 from experiments.harness import errors
 from experiments.harness.errors import StorageError
 from experiments.harness.runs import preemption, status_log
-from experiments.harness.runs.run_folder import cores
+from experiments.harness.runs.provenance import cores
 from experiments.harness.sweep.sweep_status import SweepStatus
 from experiments.harness.training_flags import operational_arguments
 

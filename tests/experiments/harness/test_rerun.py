@@ -90,8 +90,8 @@ def test_nothing_is_left_behind(complete, again, tmp_path, monkeypatch):
 
     def leaves(path, where, *rest):
         made(path, where, *rest)
-        for farewell in preemption._exit_callbacks:
-            farewell()
+        for callback in preemption._exit_callbacks:
+            callback()
         assert not where.exists()
         preemption.leave()
 

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import gan, vae
 from experiments.harness import cli, errors
-from experiments.harness.runs import preemption, run_folder, status_log
+from experiments.harness.runs import preemption, provenance, run_folder, status_log
 from experiments.harness.runs.run_folder import (
     BusyError, RunFolder, load_params, read_rows)
 
@@ -72,14 +72,14 @@ def test_says_how_the_run_was_started(tmp_path, create):
 
 def test_says_what_the_code_had_beside_its_commit(tmp_path, create, monkeypatch):
     # It is asked once a process.
-    asked = {name: getattr(run_folder, name).__wrapped__ for name in (
-        '_machine', '_diff')}
+    asked = {name: getattr(provenance, name).__wrapped__ for name in (
+        '_machine', 'diff')}
 
     def made(folder, changes):
         said = {'status': changes, 'diff': 'what changed', 'rev-parse': 'c0ffee'}
-        monkeypatch.setattr(run_folder, '_git', lambda command, *rest: said[command])
-        for name in '_machine', '_diff':
-            monkeypatch.setattr(run_folder, name, asked[name])
+        monkeypatch.setattr(provenance, '_git', lambda command, *rest: said[command])
+        for name in '_machine', 'diff':
+            monkeypatch.setattr(provenance, name, asked[name])
         path = create('vae', parse(f'--run_dir={tmp_path / folder}'), {}).path
         manifest = status_log.read_manifest(path)
         assert manifest['commit'] == 'c0ffee'
@@ -92,7 +92,7 @@ def test_says_what_the_code_had_beside_its_commit(tmp_path, create, monkeypatch)
 
 def test_git_is_not_needed(monkeypatch, tmp_path, create):
     # It is asked once a process.
-    monkeypatch.setattr(run_folder, '_machine', run_folder._machine.__wrapped__)
+    monkeypatch.setattr(provenance, '_machine', provenance._machine.__wrapped__)
     monkeypatch.setenv('PATH', str(tmp_path))
     folder = create('vae', parse(f'--run_dir={tmp_path / "run"}'), {})
     manifest = status_log.read_manifest(folder.path)
@@ -203,8 +203,8 @@ def test_an_attempt_that_is_left_from_a_thread_says_so(tmp_path, create):
     folder = create('vae', parse(f'--run_dir={tmp_path}'), {})
     with folder.attempt():
         folder.begin(0)
-        farewell, = preemption._exit_callbacks
-        farewell()  # and the process ends
+        callback, = preemption._exit_callbacks
+        callback()  # and the process ends
         assert status_log.state_of(tmp_path) == status_log.State(
             'preempted', attempts=1)
         assert status_log.is_over(tmp_path) and not (tmp_path / 'lease').exists()

@@ -122,7 +122,7 @@ def test_given_back_once_or_twice(tmp_path, take):
     # Its descriptor may be another's by now.
     next_one = take(tmp_path)
     mine.release()
-    assert next_one.held() and is_held(tmp_path)
+    assert next_one.is_mine() and is_held(tmp_path)
     with pytest.raises(TakenError):
         RunLock(tmp_path)
 
@@ -151,4 +151,4 @@ def test_a_look_does_not_keep_it_from_being_taken(tmp_path, take):
     looking = os.open(tmp_path / 'lock', os.O_RDWR)
     assert run_lock._lock(looking)
     threading.Timer(run_lock._LOCK_PROBE_SECONDS / 5, os.close, [looking]).start()
-    assert take(tmp_path).held()
+    assert take(tmp_path).is_mine()

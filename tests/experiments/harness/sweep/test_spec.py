@@ -157,7 +157,7 @@ ARRAY = 'make it an array, as in [0, 1] or [[table]].'
 @pytest.mark.parametrize('text, words', [
     ("titel = 'T'", "unknown key 'titel'; there are title, about, table. Did you mean "
      "'title'?"),
-    ('title = T', 'is not TOML: * (at line 1, column 9); mend it there.'),
+    ('title = T', 'is not TOML: * (at line 1, column 9); correct it there.'),
     (HEAD, f'table is missing; {ARRAY}'),
     ('table = []', f'table is []; {ARRAY}'),
     (HEAD + '[table]', f'table is {{}}; {ARRAY}'),

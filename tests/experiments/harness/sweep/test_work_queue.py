@@ -85,8 +85,8 @@ def test_a_group_is_let_go_whatever_happens(tmp_path, clock):
 
 def test_a_process_that_leaves_at_once_lets_its_group_go(tmp_path, clock):
     with WorkQueue(tmp_path, GROUPS, 0).take(everywhere):
-        for farewell in preemption._exit_callbacks:
-            farewell()
+        for callback in preemption._exit_callbacks:
+            callback()
         assert not run_lock.is_held(tmp_path / 'groups' / 'a')
     assert preemption._exit_callbacks == []
 
