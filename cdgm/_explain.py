@@ -235,8 +235,8 @@ def _family_rows(descent: Descent, program: Program, *data: Any
     steps = family_step_costs(descent, family, *data)
 
     def visits(many):
-        return _family_costs(lambda number: lambda *given: descent.visit(
-            *given, (family, number), steps=many), program.count, *data)
+        return _family_costs(lambda number: lambda state, batch, key: descent.visit(
+            state, batch, key, (family, number), steps=many), program.count, *data)
 
     again = [_plus(two, one, -1) for one, two in zip(visits(1), visits(2))]
     size = _size(data[0].opt_state.get(family))
@@ -285,9 +285,9 @@ def family_step_costs(descent: Descent, family: str, state: DescentState, batch:
       family: a name.
       state, batch, key: of a step; arrays, or `jax.ShapeDtypeStruct` in their place.
     """
-    return _family_costs(lambda number: lambda *given: descent.step(
-        *given, (family, number)), programs(descent.blocks)[family].count, state, batch,
-        key)
+    return _family_costs(lambda number: lambda state, batch, key: descent.step(
+        state, batch, key, (family, number)), programs(descent.blocks)[family].count,
+        state, batch, key)
 
 
 def _family_costs(run: Callable[[Any], Callable], count: int, *arguments: Any

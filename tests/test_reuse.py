@@ -223,4 +223,5 @@ def test_the_frozen_prefix_is_outside_of_the_loop(key):
     assert inside.count('dot_general') == 2 * (8 - 5)
     cost = program_cost(lambda state: descent.visit(
         state, x, key, 'layer5', steps=STEPS), state)
-    assert cost.flops == pytest.approx((5 + STEPS * 2 * 3) * 2 * 128 * 64 ** 2, rel=0.005)
+    assert cost.flops == pytest.approx((5 + STEPS * 2 * 3) * 2 * 128 * 64 ** 2,
+                                       rel=0.005)
