@@ -9,7 +9,7 @@ a block moves when not by optax), `cdgm.games`, `cdgm.transforms` (of optax's ki
 from cdgm import (
     blocks, data, games, layers, losses, metrics, models, moves, reuse, schedules,
     selection, transforms)
-from cdgm._explain import Explanation, explain
+from cdgm._explain import Explanation, Memory, explain, memory
 from cdgm.blocks import label
 from cdgm.descent import (
     Block, Descent, DescentState, LossFn, StepInfo, block_descent)
@@ -21,7 +21,7 @@ __version__ = '0.1.0'
 
 __all__ = [
     'Block', 'CoordinateDescentState', 'Descent', 'DescentState', 'Explanation',
-    'LossFn', 'Schedule', 'StepInfo', 'block_descent', 'blocks', 'coordinate_descent',
-    'cyclic', 'data', 'drive', 'explain', 'games', 'label', 'layers', 'losses',
-    'metrics', 'models', 'moves', 'phases', 'reuse', 'schedules', 'selection',
-    'sequence', 'shuffled', 'transforms', 'uniform']
+    'LossFn', 'Memory', 'Schedule', 'StepInfo', 'block_descent', 'blocks',
+    'coordinate_descent', 'cyclic', 'data', 'drive', 'explain', 'games', 'label',
+    'layers', 'losses', 'memory', 'metrics', 'models', 'moves', 'phases', 'reuse',
+    'schedules', 'selection', 'sequence', 'shuffled', 'transforms', 'uniform']

@@ -285,10 +285,9 @@ def family_step_costs(descent: Descent, family: str, state: DescentState, batch:
       family: a name.
       state, batch, key: of a step; arrays, or `jax.ShapeDtypeStruct` in their place.
     """
-    return _family_costs(
-        lambda number: lambda state, batch, key: descent.step(
-            state, batch, key, (family, number)),
-        programs(descent.blocks)[family].count, state, batch, key)
+    return _family_costs(lambda number: lambda state, batch, key: descent.step(
+        state, batch, key, (family, number)), programs(descent.blocks)[family].count,
+        state, batch, key)
 
 
 def _family_costs(run: Callable[[Any], Callable], count: int, *arguments: Any

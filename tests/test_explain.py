@@ -80,7 +80,7 @@ def test_the_text_is_a_table(told):
 
 
 def test_memory_is_what_the_compiler_plans(told):
-    """Held are both weights and the encoder's moments; joint Adam holds all moments."""
+    """Both weights and the encoder's moments; joint Adam holds moments of all."""
     weight = 4 * 256 * 128
     assert told.num_params == 2 * 256 * 128
     assert told.memory.held == pytest.approx(4 * weight, abs=64)

@@ -94,7 +94,8 @@ def transformer(vocabulary: int, *, width: int = 128, depth: int = 4, heads: int
 
     def hidden(params, tokens):
         embedding = params['embedding']
-        x = embedding['token'][tokens] + embedding['position'][:tokens.shape[1]]
+        x = embedding['token'][tokens] + embedding['position'][
+            None, :tokens.shape[1]]
         x = stacks.apply(partial(_layer, heads=heads), params['layers'], x,
                          policy=policy)
         return _norm(x, params['head']['norm'])
@@ -152,7 +153,7 @@ def _layer(params: dict[str, Any], x: jax.Array, heads: int) -> jax.Array:
 
 def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     x = x - jnp.mean(x, -1, keepdims=True)
-    return x * lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-5) * scale
+    return x * lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-5) * scale[None, None]
 
 
 def _normal(key: jax.Array, *shape: int) -> jax.Array:

@@ -16,7 +16,7 @@ Shapes   S seeds, B blocks. With seeds: params and optimiser states [S, …], ke
          minibatches [S, …] or shared, StepInfo [S]; without, no S.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -118,91 +118,55 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
     if isinstance(rule, Schedule):
         rule = from_schedule(rule)
     _check(rule, tuple(descent.blocks))
-    driver = _Driver(descent, rule, seeds, batch_axis)
-    return SelectedDescent(partial(_init, driver), partial(_step, driver),
-                           partial(_visit, driver))
 
+    def mapped(function, *axes):
+        return jax.vmap(function, axes) if seeds else function
 
-class _Driver(NamedTuple):
-    """What `drive` was given."""
+    shared = partial(_shared, seeds)
 
-    descent: Descent
-    rule: SelectionRule
-    seeds: bool
-    batch_axis: int | None
+    def init(params: Params, model_state: Any = None) -> SelectedDescentState:
+        return SelectedDescentState(mapped(descent.init, 0, 0)(params, model_state),
+                                    trees.owned_arrays(rule.init()))
 
-    def mapped(self, function: Callable, *axes) -> Callable:
-        return jax.vmap(function, axes) if self.seeds else function
+    def choose(state, batch, key):
+        """The block, and the rule's state; the minibatch is for rules that measure."""
+        return rule.select(state.rule, lambda: shared(
+            mapped(partial(block_grad_norms, descent), 0, batch_axis, 0, 0)(
+                state.descent.params, batch, key, state.descent.model_state)))
 
-    def shared(self, values) -> jax.Array:
-        """Mean over the seeds; one that has diverged does not choose for the rest."""
-        values = jnp.asarray(values, float)
-        return _mean_of_finite(values) if self.seeds else values
-
-
-def _init(driver: _Driver, params: Params, model_state: Any = None
-          ) -> SelectedDescentState:
-    return SelectedDescentState(driver.mapped(driver.descent.init, 0, 0)(
-        params, model_state), trees.owned_arrays(driver.rule.init()))
-
-
-def _step(driver: _Driver, state: SelectedDescentState, batch: Any, key: Any,
-          signal: Any = None, **extra: Any) -> tuple[SelectedDescentState, StepInfo]:
-    block, rule_state = _choose(driver, state, batch, key)
-    after, info = driver.mapped(partial(driver.descent.step, **extra), 0,
-                                driver.batch_axis, 0, None)(
-        state.descent, batch, key, block)
-    state = _tell(driver, block, state.descent, after, rule_state, info, batch, key,
-                  signal)
-    return state, info
-
-
-def _visit(driver: _Driver, state: SelectedDescentState, batches: Any, keys: Any,
-           signal: Any = None, **extras: Any) -> tuple[SelectedDescentState, StepInfo]:
-    def one(tree, axis, place):
-        return jax.tree.map(lambda x: lax.index_in_dim(x, place, axis, False), tree)
-
-    steps_of_batch = 1 if driver.seeds and driver.batch_axis == 0 else 0
-    steps_of_key = 1 if driver.seeds else 0
-    first, last = ((one(batches, steps_of_batch, place), one(keys, steps_of_key, place))
-                   for place in (0, -1))
-    block, rule_state = _choose(driver, state, *first)
-    after, infos = driver.mapped(partial(driver.descent.visit, **extras), 0,
-                                 driver.batch_axis, 0, None)(
-        state.descent, batches, keys, block)
-    info = one(infos._replace(aux={}), steps_of_key, -1)
-    return _tell(driver, block, state.descent, after, rule_state, info, *last,
-                 signal), infos
-
-
-def _choose(driver: _Driver, state: SelectedDescentState, batch, key):
-    """The block, and the rule's state; the minibatch is for rules that measure."""
-    def grad_norms(params, model_state, batch, key):
-        return block_grad_norms(driver.descent, params, batch, key, model_state)
-
-    return driver.rule.select(state.rule, lambda: driver.shared(
-        driver.mapped(grad_norms, 0, 0, driver.batch_axis, 0)(
-            state.descent.params, state.descent.model_state, batch, key)))
-
-
-def _tell(driver: _Driver, block, before: DescentState, after: DescentState, rule_state,
-          info: StepInfo, batch, key, signal) -> SelectedDescentState:
-    """What the rule knows after a step, or after the last one of a visit."""
-    def secant(before, after, *data):
-        return _secant(driver.descent, before, after, *data)
-
-    def decrease(loss, params, *data):
-        return loss - _loss(driver.descent, params, *data)
-
-    def probe(function, start):
-        return driver.shared(driver.mapped(
-            function, 0, 0, 0, driver.batch_axis, 0, None)(
+    def tell(before, after, rule_state, block, info, batch, key, signal):
+        """What the rule knows after a step, or after the last one of a visit."""
+        def probe(function, start):
+            return shared(mapped(function, 0, 0, 0, batch_axis, 0, None)(
                 start, after.params, before.model_state, batch, key, block))
 
-    seen = StepStats(block, driver.shared(info.loss), driver.shared(info.grad_norm),
-                     *_mean_signal(signal), decrease=lambda: probe(decrease, info.loss),
-                     secant=lambda: probe(secant, before.params))
-    return SelectedDescentState(after, driver.rule.observe(rule_state, seen))
+        seen = StepStats(block, shared(info.loss), shared(info.grad_norm),
+                         *_mean_signal(signal),
+                         decrease=lambda: probe(partial(_decrease, descent), info.loss),
+                         secant=lambda: probe(partial(_secant, descent), before.params))
+        return SelectedDescentState(after, rule.observe(rule_state, seen))
+
+    def step(state: SelectedDescentState, batch: Any, key: Any, signal: Any = None,
+             **extra: Any) -> tuple[SelectedDescentState, StepInfo]:
+        block, rule_state = choose(state, batch, key)
+        after, info = mapped(partial(descent.step, **extra), 0, batch_axis, 0, None)(
+            state.descent, batch, key, block)
+        return tell(state.descent, after, rule_state, block, info, batch, key,
+                    signal), info
+
+    def visit(state: SelectedDescentState, batches: Any, keys: Any, signal: Any = None,
+              **extras: Any) -> tuple[SelectedDescentState, StepInfo]:
+        in_batch, in_key = (0 if axis is None or not seeds else 1
+                            for axis in (batch_axis, 0))
+        first, last = ((_at(batches, in_batch, place), _at(keys, in_key, place))
+                       for place in (0, -1))
+        block, rule_state = choose(state, *first)
+        after, infos = mapped(partial(descent.visit, **extras), 0, batch_axis, 0, None)(
+            state.descent, batches, keys, block)
+        info = _at(infos._replace(aux={}), int(seeds), -1)
+        return tell(state.descent, after, rule_state, block, info, *last, signal), infos
+
+    return SelectedDescent(init, step, visit)
 
 
 def block_grad_norms(descent: Descent, params: Params, batch: Any, key: Any,
@@ -232,6 +196,16 @@ def block_grad_norms(descent: Descent, params: Params, batch: Any, key: Any,
         for name in names:
             norms[name] = _norms(trees.split(grads, labels, name)[0], programs[name])
     return jnp.concatenate([norms[name] for name in programs])
+
+
+def _shared(seeds: bool, values) -> jax.Array:
+    """Mean over the seeds; one that has diverged does not choose for the rest."""
+    values = jnp.asarray(values, float)
+    return _mean_of_finite(values) if seeds else values
+
+
+def _at(tree: Any, axis: int, place: int) -> Any:
+    return jax.tree.map(lambda x: lax.index_in_dim(x, place, axis, False), tree)
 
 
 def _check(rule, names) -> None:
@@ -296,6 +270,11 @@ def _loss(descent: Descent, params, model_state, batch, key, block) -> jax.Array
         call_loss(of.name, of.block, *args)[0], float) for names in groups]
     return lax.switch(jnp.asarray(which)[block], branches, params, model_state, batch,
                       key)
+
+
+def _decrease(descent: Descent, loss, params, *data) -> jax.Array:
+    """By how much a move lowered a loss that was `loss` before."""
+    return loss - _loss(descent, params, *data)
 
 
 def _distance(start, end) -> jax.Array:
