@@ -43,14 +43,14 @@ def layer(params, x):
     return jnp.tanh(x @ params['w'] + params['b'])
 
 
-def chain(length: int = LAYERS) -> Problem:
+def chain(length: int = LAYERS, width: int = WIDTH) -> Problem:
     """The chain; each layer is a block."""
     key = jax.random.key(0)
     keys = jax.random.split(key, length)
-    scale = WIDTH ** -0.5
-    params = {f'layer{i}': {'w': scale * jax.random.normal(keys[i], (WIDTH, WIDTH)),
-                            'b': jnp.zeros(WIDTH)} for i in range(length)}
-    x, y = jax.random.normal(key, (2, CHAIN_BATCH, WIDTH))
+    scale = width ** -0.5
+    params = {f'layer{i}': {'w': scale * jax.random.normal(keys[i], (width, width)),
+                            'b': jnp.zeros(width)} for i in range(length)}
+    x, y = jax.random.normal(key, (2, CHAIN_BATCH, width))
 
     def loss(params, batch, key):
         del key

@@ -52,7 +52,8 @@ def visited(problem: problems.Problem, *, shared: bool) -> Program:
             if shared:
                 return descent.visit(state, problem.batch, problem.key, name,
                                      steps=STEPS)[0]
-            return descent.visit(state, *stacked, name)[0]
+            batches, keys = stacked
+            return descent.visit(state, batches, keys, name)[0]
         return run
 
     state = jax.tree.map(jnp.copy, descent.init(problem.params))

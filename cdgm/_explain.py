@@ -2,7 +2,9 @@
 
     progress of a cycle / progress of a joint step  >  FLOPs(cycle) / FLOPs(joint step)
 
-is when descending block by block wins; the right side is the break-even ratio. Costs
+is when descending block by block wins; the right side is the break-even ratio. Memory
+is the other reason: what is held between steps, and at the peak of a step, beside what
+joint Adam would take. Costs
 are XLA's own count in the compiled programs, after it has dropped what nobody uses and
 merged what two updates need: on one minibatch with one key, decoder-then-encoder shares
 the encoder's forward pass, and the players of a GAN share the generator's.
@@ -18,12 +20,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import optax
 
 from cdgm import blocks as trees
+from cdgm import stacks
 from cdgm._loops import repeated_flops
 from cdgm.blocks import Params, StaticBlock
-from cdgm.descent import Descent, DescentState
-from cdgm.families import programs
+from cdgm.descent import Descent, DescentState, call_loss
+from cdgm.families import Program, programs
 
 # XLA counts before it writes machine code, which then need not be good, and takes half
 # as long.
@@ -42,20 +46,35 @@ class Cost(NamedTuple):
     bytes: float
 
 
+class Memory(NamedTuple):
+    """Bytes on the device, as the compiler plans them; of a donated state, one copy.
+
+    Attributes:
+      held: between steps: parameters, states of the txs, model state.
+      peak: during a step: that, the minibatch, and all that is computed on the way.
+    """
+
+    held: int
+    peak: int
+
+
 class BlockCost(NamedTuple):
     """What a block costs.
 
     Attributes:
-      name: the block's.
+      name: the block's; a family has a row for its first block and one for its last.
       step: Cost of one step.
       repeat_step: Cost of each further step of a visit on the same minibatch and key.
-      state_bytes: of its tx's state in what a descent carries; 0 if ephemeral.
+      state_bytes: of its tx's state in what a descent carries; 0 if ephemeral. Of a
+        family it is that of all its blocks.
+      memory: Memory of a visit of two steps.
     """
 
     name: str
     step: Cost
     repeat_step: Cost
     state_bytes: int
+    memory: Memory
 
 
 class Explanation(NamedTuple):
@@ -67,7 +86,11 @@ class Explanation(NamedTuple):
       cycle: Cost of the cycle on one minibatch with one key.
       unshared_flops: FLOPs of the same updates as programs of their own.
       joint: Cost of moving all blocks from the same point, each by its own loss; with
-        one loss it is an ordinary training step.
+        one loss, as wherever there is a family, it is an ordinary training step.
+      num_params: numbers among the parameters.
+      memory: Memory of the dearest block.
+      joint_adam: Memory of joint training of float32 parameters by Adam, down the loss
+        of the first block.
     """
 
     blocks: tuple[BlockCost, ...]
@@ -75,6 +98,9 @@ class Explanation(NamedTuple):
     cycle: Cost
     unshared_flops: float
     joint: Cost
+    num_params: int
+    memory: Memory
+    joint_adam: Memory
 
     @property
     def break_even(self) -> float:
@@ -87,7 +113,9 @@ class Explanation(NamedTuple):
 
 def explain(descent: Descent, params: Params, batch: Any,
             order: Sequence[StaticBlock]) -> Explanation:
-    """Count what a descent costs; it compiles two programs a block, and runs nothing.
+    """Count what a descent costs; it compiles three programs a block, and runs none.
+
+    A family, whose blocks one program serves, takes four.
 
     Args:
       descent: what `block_descent` returns.
@@ -113,7 +141,7 @@ def explain(descent: Descent, params: Params, batch: Any,
     if not names:
         raise ValueError('the order of the cycle is empty; name the blocks to visit.')
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(descent.init, params)
+    data = jax.eval_shape(descent.init, params), batch, key
 
     def cost(*updates: str) -> Cost:
         def run(state, batch, key):
@@ -121,22 +149,121 @@ def explain(descent: Descent, params: Params, batch: Any,
             for name in updates:
                 state, info = descent.step(state, batch, key, name)
             return state, info
-        return program_cost(run, state, batch, key)
+        return program_cost(run, *data)
 
-    rows = {}
-    for name in descent.blocks:
-        step, two = cost(name), cost(name, name)
-        rows[name] = BlockCost(name, step, _plus(two, step, -1), sum(
-            x.size * x.dtype.itemsize
-            for x in jax.tree.leaves(state.opt_state.get(name))))
+    rows: dict[str, BlockCost] = {}
+    for program in programs(descent.blocks).values():
+        rows |= _family_rows(descent, program, *data) if program.block.layers else (
+            _block_row(descent, program.name, *data))
     # A long visit is counted from two of its steps.
     runs = _runs(names)
     cycle = cost(*(name for name, length in runs for _ in range(min(length, 2))))
     for name, length in runs:
         cycle = _plus(cycle, rows[name].repeat_step, max(length - 2, 0))
     apart = sum(rows[name].step.flops for name in names)
-    joint = program_cost(descent.simultaneous, state, batch, key)
-    return Explanation(tuple(rows.values()), names, cycle, apart, joint)
+    stacked = [program for program in programs(descent.blocks).values()
+               if program.block.layers]
+    hidden = {f'{program.name}/{number}' for program in stacked
+              for number in range(1, program.count - 1)}
+    adam = _joint_adam(descent, params, batch, key)
+    # Gradients of several loops are not merged, as those of straight programs are.
+    joint = adam.cost if stacked else program_cost(descent.simultaneous, *data)
+    return Explanation(
+        tuple(row for name, row in rows.items() if name not in hidden), names, cycle,
+        apart, joint, sum(x.size for x in jax.tree.leaves(params)),
+        max((row.memory for row in rows.values()), key=lambda memory: memory.peak),
+        adam.memory)
+
+
+def memory(descent: Descent, params: Params, batch: Any) -> tuple[Memory, Memory]:
+    """Bytes that a descent takes, and those of joint Adam; nothing is allocated.
+
+    Args:
+      descent: what `block_descent` returns.
+      params: the whole tree; arrays, or `jax.ShapeDtypeStruct` in their place.
+      batch: one minibatch, likewise.
+
+    Returns:
+      (Memory of the dearest block that moves by a rule of its own, Memory of joint Adam
+      with float32 parameters).
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(descent.init, params)
+    peaks = [_memory(descent, program, state, batch, key)
+             for program in programs(descent.blocks).values()]
+    return (max(peaks, key=lambda memory: memory.peak),
+            _joint_adam(descent, params, batch, key).memory)
+
+
+def _memory(descent: Descent, program: Program, state: DescentState, batch: Any,
+            key: Any) -> Memory:
+    """Memory of a visit of two steps; a single one need not hold a state that is reset.
+
+    The compiler drops moments that begin at zero and that nobody reads.
+    """
+    batches, keys = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), (batch, key))
+    name = program.name
+    if program.block.layers:
+        return _counted(lambda state, batch, key, number: descent.visit(
+            state, batch, key, (name, number)), state, batches, keys, _NUMBER,
+            donate=True).memory
+    return _counted(lambda state, batch, key: descent.visit(state, batch, key, name),
+                    state, batches, keys, donate=True).memory
+
+
+_NUMBER = jax.ShapeDtypeStruct((), jax.numpy.int32)
+
+
+def _block_row(descent: Descent, name: str, *data: Any) -> dict[str, BlockCost]:
+    def step(state, batch, key):
+        return descent.step(state, batch, key, name)
+
+    one = program_cost(step, *data)
+    two = program_cost(lambda state, *rest: step(step(state, *rest)[0], *rest), *data)
+    program = programs(descent.blocks)[name]
+    return {name: BlockCost(name, one, _plus(two, one, -1),
+                            _size(data[0].opt_state.get(name)),
+                            _memory(descent, program, *data))}
+
+
+def _family_rows(descent: Descent, program: Program, *data: Any
+                 ) -> dict[str, BlockCost]:
+    """A row for each block of a family, of which three programs are compiled."""
+    family = program.name
+    held = _memory(descent, program, *data)
+    steps = family_step_costs(descent, family, *data)
+
+    def visits(many):
+        return _family_costs(lambda number: lambda state, batch, key: descent.visit(
+            state, batch, key, (family, number), steps=many), program.count, *data)
+
+    again = [_plus(two, one, -1) for one, two in zip(visits(1), visits(2))]
+    size = _size(data[0].opt_state.get(family))
+    return {name: BlockCost(name, step, more, size, held) for name, step, more in zip(
+        [f'{family}/{number}' for number in range(program.count)], steps, again)}
+
+
+def _size(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _joint_adam(descent: Descent, params: Params, batch: Any, key: Any) -> '_Counted':
+    """An ordinary training step, down the loss of the first block."""
+    adam, block = optax.adam(1e-3), next(iter(descent.blocks.values()))
+
+    def objective(params, batch, key):
+        return call_loss('joint', block, params, None, batch, key)[0]
+
+    def step(state, batch, key):
+        params, opt_state = state
+        grads = jax.grad(objective)(params, batch, key)
+        updates, opt_state = adam.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    params = jax.eval_shape(stacks.decode, params)
+    return _counted(step, (params, jax.eval_shape(adam.init, params)), batch, key,
+                    donate=True)
 
 
 def program_cost(function: Callable, *arguments: Any) -> Cost:
@@ -146,8 +273,7 @@ def program_cost(function: Callable, *arguments: Any) -> Cost:
       function: what to compile.
       *arguments: arrays, or `jax.ShapeDtypeStruct` in their place.
     """
-    flops, size, traced = _xla_cost(function, *arguments)
-    return Cost(flops + repeated_flops(traced.jaxpr), size)
+    return _counted(function, *arguments).cost
 
 
 def family_step_costs(descent: Descent, family: str, state: DescentState, batch: Any,
@@ -159,28 +285,43 @@ def family_step_costs(descent: Descent, family: str, state: DescentState, batch:
       family: a name.
       state, batch, key: of a step; arrays, or `jax.ShapeDtypeStruct` in their place.
     """
-    def step(number):
-        return lambda *arguments: descent.step(*arguments, (family, number))
+    return _family_costs(lambda number: lambda state, batch, key: descent.step(
+        state, batch, key, (family, number)), programs(descent.blocks)[family].count,
+        state, batch, key)
 
-    flops, size, _ = _xla_cost(
-        lambda *arguments: step(arguments[-1])(*arguments[:-1]), state, batch, key,
-        jax.ShapeDtypeStruct((), jax.numpy.int32))
+
+def _family_costs(run: Callable[[Any], Callable], count: int, *arguments: Any
+                  ) -> list[Cost]:
+    """Cost of what is run for each number; the program, whose loops differ, is one."""
+    compiled = _counted(lambda *given: run(given[-1])(*given[:-1]), *arguments, _NUMBER)
     with jax.disable_jit(False):
-        return [Cost(flops + repeated_flops(jax.jit(step(number)).trace(
-            state, batch, key).jaxpr, least=-1), size)
-            for number in range(programs(descent.blocks)[family].count)]
+        traced = [jax.jit(run(number)).trace(*arguments) for number in range(count)]
+    return [Cost(compiled.flops_once + repeated_flops(each.jaxpr, least=-1),
+                 compiled.cost.bytes) for each in traced]
 
 
-def _xla_cost(function: Callable, *arguments: Any
-              ) -> tuple[float, float, jax.stages.Traced]:
-    """FLOPs and bytes by XLA's count, and what was counted."""
+class _Counted(NamedTuple):
+    """What the compiler says of a program: `flops_once` with one trip of each loop."""
+
+    cost: Cost
+    flops_once: float
+    memory: Memory
+
+
+def _counted(function: Callable, *arguments: Any, donate: bool = False) -> _Counted:
     # The one place where the library compiles: only XLA knows what it will run.
     with jax.disable_jit(False):  # whoever debugs without jit still wants the count
-        traced = jax.jit(function).trace(*arguments)
-        counted = traced.lower().compile(
-            compiler_options=_NEVER_RUN).cost_analysis() or {}
-    return (float(counted.get('flops', 0)), float(counted.get('bytes accessed', 0)),
-            traced)
+        traced = jax.jit(function, donate_argnums=0 if donate else ()).trace(
+            *arguments)
+        compiled = traced.lower().compile(compiler_options=_NEVER_RUN)
+    counted, plan = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    flops = float(counted.get('flops', 0))
+    peak = 0 if plan is None else (
+        plan.argument_size_in_bytes + plan.temp_size_in_bytes
+        + plan.output_size_in_bytes - plan.alias_size_in_bytes)
+    return _Counted(Cost(flops + repeated_flops(traced.jaxpr),
+                         float(counted.get('bytes accessed', 0))), flops,
+                    Memory(_size(arguments[0]), peak))
 
 
 def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
@@ -192,7 +333,7 @@ def _plus(cost: Cost, other: Cost, times: int) -> Cost:
 
 
 def _table(told: Explanation) -> str:
-    width = max(len('joint'), *(len(row.name) for row in told.blocks))
+    width = max(len('joint Adam'), *(len(row.name) for row in told.blocks))
 
     def line(name, cost, again='', state=''):
         return (f'{name:{width}}  {cost.flops / 1e6:10.4g}  {cost.bytes / 1e6:8.4g}  '
@@ -211,4 +352,17 @@ def _table(told: Explanation) -> str:
         'progress to pay.',
         'Sharing within the cycle saves '
         f'{1 - told.cycle.flops / told.unshared_flops:.0%} of '
-        f'{told.unshared_flops / told.joint.flops:.2f}.'])
+        f'{told.unshared_flops / told.joint.flops:.2f}.', '',
+        *_memory_table(told, width)])
+
+
+def _memory_table(told: Explanation, width: int) -> list[str]:
+    def line(name, memory):
+        return (f'{name:{width}}  {memory.held / 1e6:10.4g}  {memory.peak / 1e6:8.4g}  '
+                f'{memory.held / told.num_params:8.3g}  '
+                f'{memory.peak / told.num_params:14.3g}')
+
+    return [f'{"memory":{width}}  {"held MB":>10}  {"peak MB":>8}  {"a param":>8}  '
+            f'{"peak a param":>14}',
+            *(line(row.name, row.memory) for row in told.blocks),
+            line('joint Adam', told.joint_adam)]

@@ -13,9 +13,9 @@ differentiated, optimised and merged again without the caller knowing the struct
 transformations give it a meaning (no update, no projection).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,13 @@ import optax
 Params = Any  # a pytree of floating or complex arrays
 Labels = Any  # a pytree of block names, of the structure of the parameters
 StaticBlock = str | int | np.integer  # a block known before tracing
+# Any block: int32[] if it is traced; or a family, and the number of one of its blocks.
+BlockIndex = StaticBlock | jax.Array | tuple[str, Any]
 Mask = Any  # a pytree of bools, of the structure of the parameters or a prefix of it
 Selector = str | Sequence[str] | Callable[[str], bool] | Mask
 
 
-def leaf_path(path) -> str:
+def leaf_path(path: jax.tree_util.KeyPath) -> str:
     """Name a key path as `jax.tree_util.tree_flatten_with_path` gives it.
 
     >>> params = {'layers': [{'w': 0.0}, {'w': 1.0}]}
@@ -92,14 +94,20 @@ def _is_mask(selector) -> bool:
     if isinstance(selector, Iterator):  # JAX warns of them, and they end
         return False
     leaves = jax.tree.leaves(selector)
-    return all(isinstance(leaf, bool | np.bool_) for leaf in leaves) and (
+    return all(map(_is_mark, leaves)) and (
         bool(leaves) or isinstance(selector, Mapping))
+
+
+def _is_mark(leaf) -> bool:
+    return isinstance(leaf, bool | np.bool_) or (
+        isinstance(leaf, np.ndarray | jax.Array) and leaf.dtype == bool
+        and not leaf.shape and not isinstance(leaf, jax.core.Tracer))
 
 
 def _is_collection(selector) -> bool:
     """Say whether it is several selectors; those of a tuple are no bools, or masks."""
     return (isinstance(selector, Sequence | Set) and not isinstance(selector, bytes)
-            and not any(isinstance(item, bool | np.bool_) for item in selector))
+            and not any(map(_is_mark, selector)))
 
 
 def _is_leaf(tree) -> bool:
@@ -284,6 +292,26 @@ def _paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[str]
             jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)]
 
 
+def owned_arrays(tree: Any) -> Any:
+    """Copy, for who donates a state must not delete an array that is in use elsewhere.
+
+    A dtype makes the type strong: a weak one would change after the first step.
+
+    Raises:
+      TypeError: a leaf is no array.
+    """
+    def own(path, x):
+        if not isinstance(x, get_args(jax.typing.ArrayLike)):
+            raise TypeError(f'{leaf_path(path)!r} of the state is a '
+                            f'{type(x).__name__}; give arrays, and let the loss close '
+                            'over what is none.')
+        if jnp.issubdtype(getattr(x, 'dtype', float), jax.dtypes.extended):
+            return x if isinstance(x, jax.core.Tracer) else x.copy()
+        return jnp.array(x, jnp.result_type(x))
+
+    return jax.tree_util.tree_map_with_path(own, tree)
+
+
 def check_floating(params: Params) -> None:
     """Raise a TypeError that names the leaves that are not floating or complex."""
     bad = [f'{leaf_path(path)!r} is {_kind(leaf)}'
@@ -364,7 +392,13 @@ def block_name(block: StaticBlock, names: Sequence[str]) -> str:
 
     Raises:
       ValueError: there is no such block.
+      TypeError: it is traced, or neither a name nor an index.
     """
+    if isinstance(block, jax.core.Tracer):
+        raise TypeError('the block is traced, where a name or a Python index is needed;'
+                        ' give a traced one to step or visit.')
+    if not isinstance(block, StaticBlock):
+        check_index(block, names)
     if isinstance(block, str):
         if block not in names:
             raise ValueError(f'unknown block {block!r}; blocks are {_listed(names)}.')
@@ -373,6 +407,20 @@ def block_name(block: StaticBlock, names: Sequence[str]) -> str:
         raise ValueError(f'block index {block} is out of range; there are {len(names)} '
                          f'blocks: {_listed(names)}.')
     return names[int(block)]
+
+
+def block_names(blocks: Any, names: Sequence[str]) -> list[str]:
+    """Name several static blocks, or one that is given by its name.
+
+    Raises:
+      ValueError, TypeError: as `block_name`.
+    """
+    if isinstance(blocks, str) and blocks in names:
+        return [blocks]
+    if not isinstance(blocks, Iterable):
+        raise TypeError(f'the blocks are {_short(blocks)}; give a sequence of names of '
+                        f'{_listed(names)}.')
+    return [block_name(block, names) for block in blocks]
 
 
 def check_index(block: Any, names: Sequence[str]) -> None:

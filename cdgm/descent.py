@@ -29,10 +29,12 @@ a switch over what else there is.
 Nothing here calls `jit`; the caller does, once, at the outside, and donates the state.
 """
 
+import inspect
 import itertools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,7 @@ from jax import lax
 
 from cdgm import blocks as trees
 from cdgm import families, stacks
-from cdgm.blocks import Params, Selector
+from cdgm.blocks import BlockIndex, Params, Selector, StaticBlock
 from cdgm.extras import check_extras
 from cdgm.families import Layers, Place, Program
 from cdgm.gradient_move import Move, apply_gradient, as_move, steepest_ascent
@@ -126,6 +128,43 @@ class StepInfo(NamedTuple):
     aux: dict[str, Any]
 
 
+class InitFn(Protocol):
+    """(params, model_state) -> DescentState, of arrays of its own."""
+
+    def __call__(self, params: Params, model_state: Any = None) -> DescentState: ...
+
+
+class StepFn(Protocol):
+    """One update of one block; see `Descent`."""
+
+    def __call__(self, state: DescentState, batch: Any, key: Any, block: BlockIndex,
+                 **extra: Any) -> tuple[DescentState, StepInfo]: ...
+
+
+class VisitFn(Protocol):
+    """Several updates of one block; see `Descent`."""
+
+    def __call__(self, state: DescentState, batch: Any, key: Any, block: BlockIndex,
+                 steps: int | None = None, fresh_keys: bool = False,
+                 **extras: Any) -> tuple[DescentState, StepInfo]: ...
+
+
+class CycleFn(Protocol):
+    """Updates of blocks in turn; see `Descent`."""
+
+    def __call__(self, state: DescentState, batch: Any, key: Any,
+                 order: Sequence[StaticBlock], stacked: bool | None = None
+                 ) -> tuple[DescentState, StepInfo]: ...
+
+
+class SimultaneousFn(Protocol):
+    """One update of several blocks from one point; see `Descent`."""
+
+    def __call__(self, state: DescentState, batch: Any, key: Any,
+                 blocks: Sequence[StaticBlock] | None = None
+                 ) -> tuple[DescentState, StepInfo]: ...
+
+
 class Descent(NamedTuple):
     """The pure functions that `block_descent` returns.
 
@@ -154,11 +193,21 @@ class Descent(NamedTuple):
     """
 
     blocks: dict[str, Block]
-    init: Callable[..., DescentState]
-    step: Callable[..., tuple[DescentState, StepInfo]]
-    visit: Callable[..., tuple[DescentState, StepInfo]]
-    cycle: Callable[..., tuple[DescentState, StepInfo]]
-    simultaneous: Callable[..., tuple[DescentState, StepInfo]]
+    init: InitFn
+    step: StepFn
+    visit: VisitFn
+    cycle: CycleFn
+    simultaneous: SimultaneousFn
+
+    # By identity, for its blocks are a dict: so one may be a static argument of `jit`.
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
 
 
 def block_descent(blocks: Mapping[str, Block], *, grad_norm: bool = True) -> Descent:
@@ -232,6 +281,7 @@ class _Data(NamedTuple):
 
 
 def _kernel(blocks: Mapping[str, Block], grad_norm: bool) -> _Kernel:
+    _check_blocks(blocks)
     blocks = dict(blocks)
     programs = families.programs(blocks)
     return _Kernel(blocks, programs, {
@@ -250,18 +300,37 @@ def _block_move(name: str, block: Block, programs: Mapping[str, Program]) -> Mov
          if other in programs})
 
 
+def _check_blocks(blocks) -> None:
+    if not isinstance(blocks, Mapping):
+        raise TypeError(f'the blocks are a {type(blocks).__name__}; give a mapping of '
+                        'names to cdgm.Block(leaves, loss, tx).')
+    for name, block in blocks.items():
+        if not isinstance(name, str):
+            raise TypeError(f'the name of a block is {name!r}; give a string, for an '
+                            'integer is an index.')
+        if not isinstance(block, Block):
+            raise TypeError(f'block {name!r} is a {type(block).__name__}; give '
+                            'cdgm.Block(leaves, loss, tx).')
+        if not callable(block.loss):
+            raise TypeError(f'the loss of block {name!r} is {block.loss!r}; give a '
+                            'function (params, batch, key) -> (scalar, aux).')
+        if not isinstance(block.riders, Mapping):
+            raise TypeError(f'the riders of block {name!r} are {block.riders!r}; give '
+                            'a mapping of blocks to stateless optax transformations.')
+
+
 def _init(kernel: _Kernel, params: Params, model_state: Any = None) -> DescentState:
     _check_no_statistics(params)
     labels = kernel.label(params)
     families.check(params, labels, kernel.programs)
     for name, program in kernel.programs.items():
         check_riders(name, program.block, params, labels, kernel.programs)
-    params = _owned_arrays(params)
-    opt_state = {name: _owned_arrays(_init_state(program, params, labels))
+    params = trees.owned_arrays(params)
+    opt_state = {name: trees.owned_arrays(_init_state(program, params, labels))
                  for name, program in kernel.programs.items()
                  if not program.block.ephemeral}
     return DescentState(params, opt_state, jnp.zeros((), jnp.int32),
-                        _owned_arrays(model_state))
+                        trees.owned_arrays(model_state))
 
 
 def _init_state(program: Program, params: Params, labels) -> Any:
@@ -273,19 +342,6 @@ def _init_state(program: Program, params: Params, labels) -> Any:
         return init(own)
     return jax.vmap(lambda number: init(stacks.decode(
         families.take_block(own, number, layers))))(jnp.arange(program.count))
-
-
-def _owned_arrays(tree: Any) -> Any:
-    """Copy, for who donates a state must not delete an array that is in use elsewhere.
-
-    A dtype makes the type strong: a weak one would change after the first step.
-    """
-    def own(x):
-        if jnp.issubdtype(getattr(x, 'dtype', float), jax.dtypes.extended):
-            return x if isinstance(x, jax.core.Tracer) else x.copy()
-        return jnp.array(x, jnp.result_type(x))
-
-    return jax.tree.map(own, tree)
 
 
 def _check_no_statistics(params: Params) -> None:
@@ -320,6 +376,7 @@ def call_loss(name: str, block: Block, params: Params, model_state: Any, batch: 
     if block.batch is not None:
         batch = block.batch(batch)
     given = (params,) if model_state is None else (params, model_state)
+    _check_arguments(name, block.loss, *given, batch, key)
     try:
         returned = block.loss(*given, batch, key)
     except TypeError as error:
@@ -329,7 +386,7 @@ def call_loss(name: str, block: Block, params: Params, model_state: Any, batch: 
                         'Give a key if it draws.') from error
     if model_state is None:
         loss, aux = _checked(name, returned, '(scalar, aux)')
-        return loss, (aux, None)
+        return loss, (_checked_aux(name, aux), None)
     form = '(scalar, (aux, model_state))'
     loss, both = _checked(name, returned, form)
     if not isinstance(both, tuple) or len(both) != 2:
@@ -341,7 +398,25 @@ def call_loss(name: str, block: Block, params: Params, model_state: Any, batch: 
                          f'form, of the shapes {here}; it was given {there}. Return '
                          'all of it.')
     # As the state has it: a carry, and the branches of a switch, are of one type.
-    return loss, (both[0], jax.tree.map(_like, both[1], model_state))
+    changed = jax.tree.map(_like, both[1], model_state)
+    return loss, (_checked_aux(name, both[0]), changed)
+
+
+def _check_arguments(name: str, loss: LossFn, *arguments: Any) -> None:
+    """Raise a TypeError if a loss cannot be called so, before what is in it fails."""
+    try:
+        signature = inspect.signature(loss)
+    except (TypeError, ValueError):  # a function without one
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        form = ('(params, batch, key)' if len(arguments) == 3 else
+                '(params, model_state, batch, key)')
+        raise TypeError(
+            f'the loss of block {name!r} takes {signature} and is called with {form}, '
+            f'for init was given {"no" if len(arguments) == 3 else "a"} model state.'
+        ) from error
 
 
 def _like(new, old):
@@ -350,12 +425,28 @@ def _like(new, old):
     return jnp.asarray(new, jnp.asarray(old).dtype)
 
 
+def _checked_aux(name: str, aux: Any) -> Any:
+    bad = [f'{trees.leaf_path(path)!r} ({type(leaf).__name__})'
+           for path, leaf in jax.tree_util.tree_leaves_with_path(aux)
+           if not isinstance(leaf, get_args(jax.typing.ArrayLike))]
+    if bad:
+        raise TypeError(f'loss of block {name!r} returned an aux with '
+                        f'{", ".join(bad)}; an aux is a pytree of arrays. Leave out '
+                        'what is none.')
+    return aux
+
+
 def _checked(name: str, returned, form: str) -> tuple[jax.Array, Any]:
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise TypeError(f'loss of block {name!r} returned {type(returned).__name__}; '
                         f'a loss returns {form}. Return (loss, None) if there is '
                         'nothing to report.')
     loss, rest = returned
+    if not isinstance(loss, get_args(jax.typing.ArrayLike)) or not jnp.issubdtype(
+            jnp.result_type(loss), jnp.floating):
+        seen = getattr(loss, 'dtype', None) or f'a {type(loss).__name__}'
+        raise TypeError(f'loss of block {name!r} is {seen}; a loss is a real floating '
+                        'scalar.')
     if jnp.shape(loss) != ():
         raise ValueError(f'loss of block {name!r} has shape {jnp.shape(loss)}; a loss '
                          'is a scalar. Take the mean over the batch.')
@@ -540,7 +631,7 @@ def _run_visit(data: _Data, place: Place, kernel: _Kernel, labels, view: _View, 
         return _move(kernel, place, lambda active: objective(
             active, at.model_state, mine, its_key, count), at, extra)
 
-    counts = state.count + jnp.arange(data.steps)
+    counts = state.count + jnp.arange(data.steps, dtype=state.count.dtype)
     at, infos = _scan(body, at, (stacked, keys, extras, counts), data.steps)
     return _leave(kernel, view, labels, place, at, data.steps), infos
 
@@ -551,9 +642,10 @@ def _first(tree):
 
 def _dispatch(kernel: _Kernel, data: _Data | None, state, batch, key, block, extra):
     """Run the program of a block whose program is known, or switch on a traced one."""
+    _check_state(kernel, state)
     labels = kernel.label(state.params)
     run = _run_step if data is None else partial(_run_visit, data)
-    if isinstance(block, trees.StaticBlock | tuple):
+    if isinstance(block, StaticBlock | tuple):
         place = families.find(block, kernel.names, kernel.programs)
         numbers = ({place.program: place.number}
                    if kernel.programs[place.program].block.layers else {})
@@ -567,8 +659,8 @@ def _dispatch(kernel: _Kernel, data: _Data | None, state, batch, key, block, ext
     valid = (block >= 0) & (block < len(kernel.names))
     programs = list(kernel.programs.values())
     which = jnp.where(valid, jnp.searchsorted(
-        jnp.array([program.first for program in programs]), block, side='right') - 1,
-        len(programs))
+        jnp.array([program.first for program in programs], block.dtype), block,
+        side='right') - 1, len(programs))
     numbers = {program.name: jnp.clip(block - program.first, 0, program.count - 1)
                for program in programs if program.block.layers}
 
@@ -588,6 +680,19 @@ def _dispatch(kernel: _Kernel, data: _Data | None, state, batch, key, block, ext
         [*(_changes(kernel, labels, view, name) for name in kernel.programs),
          jax.tree.map(lambda _: False, view)], view, batch, key, extra)
     return _settle(kernel, view, labels, numbers), info
+
+
+def _check_state(kernel: _Kernel, state) -> None:
+    if not isinstance(state, DescentState):
+        raise TypeError(f'the state is a {type(state).__name__}; give the DescentState '
+                        'that init or a step returned (of a driven descent it is '
+                        'state.descent).')
+    carried = {name for name, program in kernel.programs.items()
+               if not program.block.ephemeral}
+    if set(state.opt_state) != carried:
+        raise ValueError(f'the state was made for the blocks {sorted(state.opt_state)},'
+                         f' and those that keep one are {sorted(carried)}; make it by '
+                         "this descent's init.")
 
 
 def _changes(kernel: _Kernel, labels, view: _View, name: str) -> _View:
@@ -635,16 +740,18 @@ def _blank(kernel: _Kernel, data: _Data | None, state, batch, key) -> StepInfo:
          for name, program in kernel.programs.items()})
 
 
-def _step(kernel: _Kernel, state, batch, key, block, **extra):
+def _step(kernel: _Kernel, state: DescentState, batch: Any, key: Any, block: BlockIndex,
+          **extra: Any) -> tuple[DescentState, StepInfo]:
     _check_extras(kernel, extra, 'step')
     return _dispatch(kernel, None, state, batch, key, block, extra)
 
 
-def _visit(kernel: _Kernel, state, batch, key, block, steps=None, fresh_keys=False,
-           **extras):
+def _visit(kernel: _Kernel, state: DescentState, batch: Any, key: Any,
+           block: BlockIndex, steps: int | None = None, fresh_keys: bool = False,
+           **extras: Any) -> tuple[DescentState, StepInfo]:
     _check_extras(kernel, extras, 'visit', 'steps', 'fresh_keys')
     stacked = steps is None
-    steps = _count_steps(batch, key) if stacked else steps
+    steps = _count_steps(batch, key) if steps is None else _static_steps(steps)
     if steps < 1:
         raise ValueError(f'a visit of {steps} steps; give steps >= 1.')
     if not stacked:
@@ -653,16 +760,26 @@ def _visit(kernel: _Kernel, state, batch, key, block, steps=None, fresh_keys=Fal
     return _dispatch(kernel, data, state, batch, key, block, extras)
 
 
+def _static_steps(steps) -> int:
+    try:
+        return operator.index(steps)
+    except TypeError as error:
+        raise TypeError(f'steps is {steps!r}; give a Python integer, static under jit '
+                        '(static_argnames).') from error
+
+
 def _check_extras(kernel: _Kernel, extra, where: str, *words: str) -> None:
     check_extras([move.apply for move in kernel.moves.values()], extra,
                  ('block', *words), where)
 
 
-def _cycle(kernel: _Kernel, state, batch, key, order, stacked=None):
-    order = [trees.block_name(block, kernel.names) for block in order]
-    _check_cycle(batch, key, len(order), stacked)
+def _cycle(kernel: _Kernel, state: DescentState, batch: Any, key: Any,
+           order: Sequence[StaticBlock], stacked: bool | None = None
+           ) -> tuple[DescentState, StepInfo]:
+    names = trees.block_names(order, kernel.names)
+    _check_cycle(batch, key, len(names), stacked)
     infos, start = [], 0
-    for name, run in itertools.groupby(order):
+    for name, run in itertools.groupby(names):
         stop = start + len(list(run))
         if stacked:
             batches, keys = jax.tree.map(lambda x: x[start:stop], (batch, key))
@@ -686,8 +803,11 @@ def _joined(infos: list[StepInfo]) -> StepInfo:
                         )._replace(aux=aux)
 
 
-def _simultaneous(kernel: _Kernel, state, batch, key, blocks=None):
+def _simultaneous(kernel: _Kernel, state: DescentState, batch: Any, key: Any,
+                  blocks: Sequence[StaticBlock] | None = None
+                  ) -> tuple[DescentState, StepInfo]:
     names = _distinct(kernel.names, blocks)
+    _check_state(kernel, state)
     if any(block.riders or block.companions for block in kernel.blocks.values()):
         # Who moves along would move twice: by its own turn as well.
         kernel = _kernel({name: block._replace(riders={}, companions=())
@@ -802,7 +922,7 @@ def _distinct(names: tuple[str, ...], blocks) -> tuple[str, ...]:
     """Name the blocks that move together, each once."""
     if blocks is None:
         return names
-    given = tuple(trees.block_name(block, names) for block in blocks)
+    given = tuple(trees.block_names(blocks, names))
     if not given or len(set(given)) < len(given):
         raise ValueError(f'the blocks to move from one point are {list(given)}; name '
                          'at least one, and each of them once.')

@@ -18,9 +18,9 @@ from typing import Any
 import optax
 
 # Those of optax and of ours that hand their extras on and do nothing else with them.
-_PASS_ON = {'apply_if_finite', 'chain', 'conditionally_mask', 'conditionally_transform',
-            'decay_stale_state', 'flatten', 'gradient_move', 'masked', 'named_chain',
-            'partition', 'riding_move', 'with_extra_args_support'}
+_PASS_ON = {'accompanied_move', 'apply_if_finite', 'chain', 'conditionally_mask',
+            'conditionally_transform', 'decay_stale_state', 'flatten', 'gradient_move',
+            'masked', 'named_chain', 'partition', 'with_extra_args_support'}
 _DEPTH = 10  # of wrappers in wrappers, so that a cycle of closures ends
 
 

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.extend.core import jaxpr_as_fun
+from jax.typing import ArrayLike
 
 from cdgm import blocks as trees
 from cdgm.descent import (
@@ -83,7 +84,7 @@ def _shifted(loss: LossFn, shift) -> LossFn:
     return lambda params, *rest: loss(jax.tree.map(jnp.add, params, shift), *rest)
 
 
-def consensus(descent: Descent, strength) -> GameStep:
+def consensus(descent: Descent, strength: ArrayLike) -> GameStep:
     """Step down each block's loss and, together, down the field's squared length.
 
     Every block's loss gains strength / 2 * |v|^2, whose gradient is strength * J' v.

@@ -7,7 +7,8 @@ an exact minimisation are all moves, and a block pays only for what its move eva
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,13 @@ class Evaluation(NamedTuple):
     moved: jax.Array | bool = True
 
 
+class MoveFn(Protocol):
+    """(objective, active params, state, **extra) -> (active params, state, seen)."""
+
+    def __call__(self, objective: Objective, active: Any, state: Any, **extra: Any
+                 ) -> tuple[Any, Any, Evaluation]: ...
+
+
 class Move(NamedTuple):
     """How a block moves.
 
@@ -45,7 +53,7 @@ class Move(NamedTuple):
     """
 
     init: Callable[[Any], Any]
-    apply: Callable[..., tuple[Any, Any, Evaluation]]
+    apply: MoveFn
 
 
 def gradient_move(tx: optax.GradientTransformation) -> Move:
@@ -63,10 +71,30 @@ def gradient_move(tx: optax.GradientTransformation) -> Move:
                                       **extra)
         return moved, state, Evaluation(loss, aux, optax.tree.norm(grads))
 
-    return Move(tx.init, apply)
+    return Move(partial(initial_state, tx), apply)
 
 
-def steepest_ascent(objective: Objective, active) -> tuple[tuple[Any, Any], Any]:
+def initial_state(tx: optax.GradientTransformation, active: Any) -> Any:
+    """Return what a transformation starts from.
+
+    Raises:
+      TypeError: it is a lookahead, which wants two trees for the one of a block.
+    """
+    state = tx.init(active)
+    parts = jax.tree.leaves(state, is_leaf=_is_lookahead)
+    if any(map(_is_lookahead, parts)):
+        raise TypeError('optax.lookahead takes LookaheadParams in the place of '
+                        'parameters, and a block is a subtree of the parameters. Take '
+                        'its fast optimiser, with cdgm.transforms.average_params for a '
+                        'slow copy.')
+    return state
+
+
+def _is_lookahead(part: Any) -> bool:
+    return isinstance(part, optax.LookaheadState)
+
+
+def steepest_ascent(objective: Objective, active: Any) -> tuple[tuple[Any, Any], Any]:
     """Evaluate an objective and its gradient: ((loss, aux), gradient).
 
     Of a complex leaf it is the conjugate of `jax.grad`'s, which would lead astray.
@@ -76,7 +104,8 @@ def steepest_ascent(objective: Objective, active) -> tuple[tuple[Any, Any], Any]
 
 
 def apply_gradient(tx: optax.GradientTransformationExtraArgs, objective: Objective,
-                   active, state, loss, grads, **extra) -> tuple[Any, Any]:
+                   active: Any, state: Any, loss: jax.Array, grads: Any, **extra: Any
+                   ) -> tuple[Any, Any]:
     """Follow a gradient that is known: (active params, state of the transformation).
 
     Of `value`, `grad`, `value_fn`, `obj_fn`, `grad_fn` and the extras, the update is
@@ -116,12 +145,23 @@ def as_move(tx: optax.GradientTransformation | Move, name: str | None = None) ->
     """
     if isinstance(tx, Move):
         return tx
-    if isinstance(tx, optax.GradientTransformation | optax.MultiSteps):
-        return gradient_move(tx)
-    of = '' if name is None else f' of block {name!r}'
-    call = ' (a function: was it meant to be called?)' if callable(tx) else ''
-    raise TypeError(f'the tx{of} is {_kind(tx)}{call}; give an optax transformation, '
-                    'as optax.adam(1e-3), or a move of cdgm.moves.')
+    check_tx(tx, name, ', or a move of cdgm.moves')
+    return gradient_move(tx)
+
+
+def check_tx(tx: Any, name: str | None = None, others: str = '') -> None:
+    """Raise a TypeError if something is no optax transformation.
+
+    Args:
+      tx: what may be one, or an `optax.MultiSteps`.
+      name: the block, for the error.
+      others: what else may be given, for the error.
+    """
+    if not isinstance(tx, optax.GradientTransformation | optax.MultiSteps):
+        of = '' if name is None else f' of block {name!r}'
+        call = ' (a function: was it meant to be called?)' if callable(tx) else ''
+        raise TypeError(f'the tx{of} is {_kind(tx)}{call}; give an optax '
+                        f'transformation, as optax.adam(1e-3){others}.')
 
 
 def _kind(tx) -> str:

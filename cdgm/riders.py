@@ -47,7 +47,7 @@ from cdgm import blocks as trees
 from cdgm.blocks import Labels, Params
 from cdgm.families import Program
 from cdgm.gradient_move import (
-    Evaluation, Move, apply_gradient, steepest_ascent)
+    Evaluation, Move, apply_gradient, check_tx, initial_state, steepest_ascent)
 from cdgm.stacks import Rider
 from cdgm.transforms import counts_globally, sync_global_count
 
@@ -94,27 +94,28 @@ def accompanied_move(tx: optax.GradientTransformation, name: str, riders: Riders
     txs = {name: tx, **companions, **riders}
 
     def init(moving):
-        return {other: rule.init(moving.own if other == name else moving.along[other])
+        return {other: initial_state(rule, moving.own if other == name else
+                                     moving.along[other])
                 for other, rule in txs.items()}
 
-    def apply(objective, moving, states, **extra):
-        (loss, aux), grads = steepest_ascent(objective, moving)
+    def apply(objective, active, state, **extra):
+        (loss, aux), grads = steepest_ascent(objective, active)
 
-        def moved_by(tx, other, state):
+        def moved_by(tx, other, its_state):
             if other == name:
-                at, grad = moving.own, grads.own
-                value = lambda own: objective(moving._replace(own=own))  # noqa: E731
+                at, grad = active.own, grads.own
+                value = lambda own: objective(active._replace(own=own))  # noqa: E731
             else:
-                at, grad = moving.along[other], grads.along[other]
-                value = lambda leaves: objective(moving._replace(  # noqa: E731
-                    along={**moving.along, other: leaves}))
-            return apply_gradient(optax.with_extra_args_support(tx), value, at, state,
-                                  loss, grad, **extra)
+                at, grad = active.along[other], grads.along[other]
+                value = lambda leaves: objective(active._replace(  # noqa: E731
+                    along={**active.along, other: leaves}))
+            return apply_gradient(optax.with_extra_args_support(tx), value, at,
+                                  its_state, loss, grad, **extra)
 
         along, kept = {}, {}
-        own, kept[name] = moved_by(tx, name, states[name])
+        own, kept[name] = moved_by(tx, name, state[name])
         for other, rule in {**companions, **riders}.items():
-            along[other], kept[other] = moved_by(rule, other, states[other])
+            along[other], kept[other] = moved_by(rule, other, state[other])
         return (Moving(own, along, grads.stacks), kept,
                 Evaluation(loss, aux, optax.tree.norm(grads.own)))
 
@@ -167,6 +168,7 @@ def check_riders(name: str, block: Any, params: Params, labels: Labels,
                          'companion as well; a rider keeps no state and a companion '
                          'does, so choose one.')
     for rider, rider_tx in block.riders.items():
+        check_tx(rider_tx, rider)
         itself = rider == name and block.layers is not None
         if rider not in others and not itself:
             raise ValueError(f'block {name!r} has a rider {rider!r}; blocks that can '

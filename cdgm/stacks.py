@@ -22,6 +22,7 @@ Shapes   L layers, G of them open; a stack is a pytree of arrays [L, ...], float
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -156,10 +157,23 @@ def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
       bfloat16[...]; what is not finite stays what it is.
     """
     bits = lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-    noise = jax.random.bits(key, jnp.shape(x), jnp.uint16).astype(jnp.uint32)
+    noise = _hashed(jax.random.bits(key, (2,), jnp.uint32), jnp.shape(x)) >> 16
     rounded = lax.bitcast_convert_type(
         ((bits + noise) >> 16).astype(jnp.uint16), jnp.bfloat16)
     return jnp.where(jnp.isfinite(x), rounded, x.astype(jnp.bfloat16))
+
+
+def _hashed(seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random bits uint32[shape], a hash of each place: nothing of that size is held.
+
+    `jax.random.bits` of a layer would take more room than all else that a step of it
+    computes. The hash is lowbias32 (C. Wellons, github.com/skeeto/hash-prospector).
+    """
+    place = seed[0] + jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
+    place = (place ^ place >> 16) * jnp.uint32(0x7feb352d)
+    place = (place ^ place >> 15) * jnp.uint32(0x846ca68b)
+    place = (place ^ place >> 16 ^ seed[1]) * jnp.uint32(0x7feb352d)
+    return place ^ place >> 16
 
 
 def depth(stack: Any) -> int:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def switch(index, branches: Sequence[Callable[..., tuple[Any, Any]]],
+def switch(index: jax.Array, branches: Sequence[Callable[..., tuple[Any, Any]]],
            changes: Sequence[Any], tree: Any, *operands: Any) -> tuple[Any, Any]:
     """`lax.switch`, but what a branch leaves as it is does not pass through it.
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from optax.tree_utils._state_utils import _ParamsPlaceholder
@@ -22,6 +23,7 @@ from optax.tree_utils._state_utils import _ParamsPlaceholder
 from cdgm import blocks as trees
 from cdgm.blocks import Labels, Params
 from cdgm.extras import accepted_extras, check_extras
+from cdgm.gradient_move import check_tx, initial_state
 from cdgm.transforms import sync_global_count
 from cdgm.schedules import Schedule, check_num_blocks
 
@@ -83,8 +85,8 @@ def coordinate_descent(
       `state.replace` by hand.
 
     Raises:
-      TypeError: the schedule is no function; at `update`, if a block is none, or an
-        extra one that no tx takes.
+      TypeError: a tx is none, or the schedule no function; at `update`, if a block is
+        none, or an extra one that no tx takes.
       ValueError: at `init`, if a label has no tx, a tx no leaf, or the schedule
         is written for another number of blocks; at `update`, if there is neither
         schedule nor block.
@@ -97,7 +99,7 @@ def coordinate_descent(
     >>> {name: float(update) for name, update in updates.items()}
     {'decoder': -0.5, 'encoder': -0.0}
     """
-    _check_arguments(param_labels, schedule, selectors)
+    _check_arguments(txs, param_labels, schedule, selectors)
     resolve = partial(_resolve, txs, param_labels, selectors)
 
     def init(params):
@@ -131,8 +133,8 @@ def _init_each(resolve, schedule, params) -> dict[str, Any]:
                          f'{sorted(each)}; give each block one tx.')
     if isinstance(schedule, Schedule) and each:
         check_num_blocks(schedule, tuple(each))
-    return {name: tx.init(trees.split(params, labels, name)[0])
-            for name, tx in each.items()}
+    return {name: jax.tree.map(_copied, initial_state(
+        tx, trees.split(params, labels, name)[0])) for name, tx in each.items()}
 
 
 def _update_each(moving, each, labels, updates, state, params, extra):
@@ -155,12 +157,19 @@ def _update_each(moving, each, labels, updates, state, params, extra):
     return reduce(trees.merge, parts) if parts else updates, inner_states
 
 
-def _check_arguments(param_labels, schedule, selectors) -> None:
+def _check_arguments(txs, param_labels, schedule, selectors) -> None:
+    for name, tx in txs.items() if isinstance(txs, Mapping) else [(None, txs)]:
+        check_tx(tx, name)
     if schedule is not None and not callable(schedule):
         raise TypeError(f'the schedule is {schedule!r}; give a function count -> block '
                         'index, as cdgm.cyclic((5, 1)) or cdgm.sequence(...).')
     if (param_labels is None) == (selectors is None):
         raise ValueError('give either param_labels or selectors.')
+
+
+def _copied(x):
+    # Who donates a state must not delete the parameters that a tx keeps in it.
+    return x.copy() if isinstance(x, jax.Array) else x
 
 
 def _plain(name):
@@ -228,7 +237,12 @@ def _moving(block, schedule, count, names) -> Sequence[Any]:
 
 
 def _name(block, names) -> str:
-    return trees.block_name(_plain(block), names)
+    block = _plain(block)
+    if isinstance(block, int | np.integer) and block in names and (
+            names.index(block) != block):
+        raise ValueError(f'block {block} is a name and another one\'s index among '
+                         f'{list(names)}; name the blocks by strings.')
+    return trees.block_name(block, names)
 
 
 def _restricted(extra, labels, name, updates, params) -> dict:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cdgm.blocks import Params, merge, node_types
 
@@ -69,7 +70,7 @@ class AwayState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
-def decay_stale_state(tx: optax.GradientTransformation, rho,
+def decay_stale_state(tx: optax.GradientTransformation, rho: ArrayLike,
                       moments: Mapping[type, Sequence[str]] = {},
                       ) -> optax.GradientTransformationExtraArgs:
     """Let a tx forget while other blocks move: its moments shrink by rho a step.
@@ -197,7 +198,7 @@ def scale_by_global_schedule(schedule: optax.Schedule
     return optax.GradientTransformation(init, update)
 
 
-def sync_global_count(state: Any, count) -> Any:
+def sync_global_count(state: Any, count: jax.Array) -> Any:
     """Tell what counts the steps of the whole descent in the state of a tx.
 
     That are `decay_stale_state` and `scale_by_global_schedule`. Both faces do so when a
@@ -229,7 +230,7 @@ class SecantState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
-def scale_by_secant(initial_step, max_growth: float = 2.0
+def scale_by_secant(initial_step: ArrayLike, max_growth: float = 2.0
                     ) -> optax.GradientTransformationExtraArgs:
     """Step by 1 / L, the L of the secant through the block's last two points.
 
@@ -292,7 +293,7 @@ class AverageState(NamedTuple):
     average: Any
 
 
-def average_params(decay) -> optax.GradientTransformationExtraArgs:
+def average_params(decay: ArrayLike) -> optax.GradientTransformationExtraArgs:
     """Keep an exponential moving average of the block, over its own steps.
 
         m <- decay m + (1 - decay) x,    m = x at the start

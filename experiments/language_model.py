@@ -74,8 +74,8 @@ def define_flags(values: flags.FlagValues) -> None:
                          'have fallen, as a cosine, to a tenth.', lower_bound=1, **own)
     flags.DEFINE_enum('optimiser', 'adam', sorted(_OPTIMISERS), 'Rule of a block; '
                       'adafactor saves memory in joint training.', **own)
-    flags.DEFINE_float('riders', 0., 'Rate of the steps by sign of what is not active; '
-                       '0 for none.', lower_bound=0., **own)
+    flags.DEFINE_float('riders', 0., 'Rate of the steps by sign of what is not '
+                       'active; 0 for none.', lower_bound=0., **own)
     flags.DEFINE_enum('reach', 'all', ['deeper', 'all'], 'Which layers ride with a '
                       'layer: the deeper ones cost least.', **own)
     flags.DEFINE_list('companions', [], 'Blocks that move along in every step, by '

@@ -196,7 +196,9 @@ def test_a_mask_marks_what_optax_masked_would_train():
     """Oracle: `optax.masked` by the same mask, over a list, a tuple and a prefix."""
     one = np.ones(1)
     params = {'layers': [one, one], 'pair': ({'w': one}, one)}
-    mask = {'layers': [True, False], 'pair': (False, True)}
+    # Of bools, and of what a comparison of arrays gives.
+    mask = {'layers': [True, np.bool_(False)],
+            'pair': (jnp.array(False), np.array(True))}
     tx = optax.masked(optax.scale(2.0), mask)
     doubled, _ = tx.update(params, tx.init(params))
     rest = jax.tree.map(lambda mark: not mark, mask)

@@ -53,9 +53,9 @@ def test_a_layer_costs_2_l_minus_i_and_2_l_minus_2_i_with_its_input_known(i):
         name: cdgm.Block(name, chain_loss, optax.sgd(0.1)) for name in LAYERS})
     one = products(descent, lambda *data: descent.step(*data, LAYERS[i]))
     assert one == pytest.approx(2 * LENGTH - i, rel=0.005)
-    # Of a loop the body is counted once, so this is the prefix and one suffix …
+    # The prefix once, and five suffixes …
     visit = products(descent, lambda *data: descent.visit(*data, LAYERS[i], steps=5))
-    assert visit == pytest.approx(i + 2 * (LENGTH - i), rel=0.005)
+    assert visit == pytest.approx(i + 5 * 2 * (LENGTH - i), rel=0.005)
     # … and a second step beside the first costs the suffix alone.
     two = products(descent, lambda *data: descent.step(
         descent.step(*data, LAYERS[i])[0], *data[1:], LAYERS[i]))

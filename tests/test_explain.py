@@ -68,11 +68,26 @@ def test_a_long_visit_is_counted_step_by_step():
 
 
 def test_the_text_is_a_table(told):
-    head, *rows, order, shared = str(told).splitlines()
+    text, memory = str(told).split('\n\n')
+    head, *rows, order, shared = text.splitlines()
     assert [row.split()[0] for row in rows] == [*NAMES, 'joint', 'cycle']
     assert len({len(row.rstrip()) <= len(head) for row in rows}) == 1
     assert f'costs {told.break_even:.2f} joint steps' in order
     assert '(decoder, encoder)' in order and shared.startswith('Sharing')
+    head, *rows = memory.splitlines()
+    assert [row.split()[0] for row in rows] == [*NAMES, 'joint']
+    assert max(map(len, memory.splitlines())) <= 80
+
+
+def test_memory_is_what_the_compiler_plans(told):
+    """Both weights and the encoder's moments; joint Adam holds moments of all."""
+    weight = 4 * 256 * 128
+    assert told.num_params == 2 * 256 * 128
+    assert told.memory.held == pytest.approx(4 * weight, abs=64)
+    assert told.joint_adam.held == pytest.approx(6 * weight, abs=64)
+    # Both gradients and the data, and little else.
+    assert told.joint_adam.peak >= told.joint_adam.held + 2 * weight + 4 * 256 * 256
+    assert told.memory.peak < told.joint_adam.peak
 
 
 @pytest.mark.parametrize('order, words', [((), 'empty'), (('critic',), "'critic'")])

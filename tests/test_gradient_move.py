@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from cdgm import Block, block_descent
+from cdgm import Block, block_descent, coordinate_descent
 from cdgm.gradient_move import as_move
 from cdgm.moves import Evaluation, Move, gradient_move
 
@@ -92,3 +92,13 @@ def test_complex_parameters_descend():
     state = descent.init({'z': jnp.array([3 - 1j, 1j])})
     state, _ = descent.step(state, None, None, 'z')
     np.testing.assert_allclose(state.params['z'], [2 + 0.5j, 0.5 + 1.5j], rtol=1e-6)
+
+
+@pytest.mark.filterwarnings('ignore:.*lookahead')
+def test_a_lookahead_is_refused_with_the_reason():
+    tx = optax.lookahead(optax.sgd(0.1), 3, 0.5)
+    params = {'a': jnp.ones(2), 'b': jnp.ones(2)}
+    descent = block_descent({n: Block(n, lambda p, b, k: (0., None), tx) for n in 'ab'})
+    for init in descent.init, coordinate_descent(tx, {'a': 'a', 'b': 'b'}).init:
+        with pytest.raises(TypeError, match='optax.lookahead takes LookaheadParams'):
+            init(params)

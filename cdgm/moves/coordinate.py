@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from cdgm.blocks import check_real
 from cdgm.gradient_move import Evaluation, Move
@@ -41,7 +42,7 @@ class CoordinateState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
-def coordinate_move(lipschitz, prox: Prox | None = None,
+def coordinate_move(lipschitz: ArrayLike, prox: Prox | None = None,
                     entries: Schedule | None = None) -> Move:
     """Move one entry of the block by a proximal step of length 1 / L_i.
 
@@ -117,7 +118,7 @@ def coordinate_move(lipschitz, prox: Prox | None = None,
     return Move(init, apply)
 
 
-def coordinate_lipschitz(inputs) -> jax.Array:
+def coordinate_lipschitz(inputs: jax.Array) -> jax.Array:
     """Second derivatives of least squares along each weight.
 
     Of mean_n 1/2 (y_n - x_n w)^2 they are L_j = ||X_j||^2 / N, exactly, so that a step

@@ -139,7 +139,7 @@ def _solved(dense_up_to: int, max_iterations: int, tolerance: float | None,
     return unravel(jnp.where(exact, end, start)), seen
 
 
-def check_quadratic(descent: Descent, state: DescentState, batch, key: jax.Array,
+def check_quadratic(descent: Descent, state: DescentState, batch: Any, key: Any,
                     block: str) -> None:
     """Say before training whether an exact move suits a block.
 

@@ -15,12 +15,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 # (value, step) -> value; floating arrays of one shape.
 Prox = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def soft_threshold(weight) -> Prox:
+def soft_threshold(weight: ArrayLike) -> Prox:
     """Penalise with h(u) = weight |u|: the lasso. Small entries become exactly +0.0.
 
     >>> prox = soft_threshold(0.5)
@@ -34,7 +35,7 @@ def soft_threshold(weight) -> Prox:
     return prox
 
 
-def elastic_net(l1, l2) -> Prox:
+def elastic_net(l1: ArrayLike, l2: ArrayLike) -> Prox:
     """Penalise with h(u) = l1 |u| + l2 u^2 / 2.
 
     scikit-learn's `ElasticNet(alpha, l1_ratio)` has l1 = alpha l1_ratio and
@@ -52,7 +53,7 @@ def elastic_net(l1, l2) -> Prox:
     return prox
 
 
-def box(lower, upper) -> Prox:
+def box(lower: ArrayLike, upper: ArrayLike) -> Prox:
     """Constrain to lower <= u <= upper; the bounds are reached exactly.
 
     >>> print(box(0.0, 1.0)(jnp.array([-2.0, 0.5, 3.0]), 2.0))

@@ -16,9 +16,9 @@ Shapes   S seeds, B blocks. With seeds: params and optimiser states [S, …], ke
          minibatches [S, …] or shared, StepInfo [S]; without, no S.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,29 @@ class SelectedDescentState(NamedTuple):
     rule: Any
 
 
+class DrivenInitFn(Protocol):
+    """(params, model_state) -> SelectedDescentState."""
+
+    def __call__(self, params: Params, model_state: Any = None
+                 ) -> SelectedDescentState: ...
+
+
+class DrivenStepFn(Protocol):
+    """One update of the block that the rule chooses; see `SelectedDescent`."""
+
+    def __call__(self, state: SelectedDescentState, batch: Any, key: Any,
+                 signal: Any = None, **extra: Any
+                 ) -> tuple[SelectedDescentState, StepInfo]: ...
+
+
+class DrivenVisitFn(Protocol):
+    """Several updates of the block that the rule chooses; see `SelectedDescent`."""
+
+    def __call__(self, state: SelectedDescentState, batches: Any, keys: Any,
+                 signal: Any = None, **extras: Any
+                 ) -> tuple[SelectedDescentState, StepInfo]: ...
+
+
 class SelectedDescent(NamedTuple):
     """The pure functions that `drive` returns.
 
@@ -61,9 +84,9 @@ class SelectedDescent(NamedTuple):
         and hears of the last step; a secant is that of the whole visit.
     """
 
-    init: Callable[..., SelectedDescentState]
-    step: Callable[..., tuple[SelectedDescentState, StepInfo]]
-    visit: Callable[..., tuple[SelectedDescentState, StepInfo]]
+    init: DrivenInitFn
+    step: DrivenStepFn
+    visit: DrivenVisitFn
 
 
 def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = False,
@@ -99,51 +122,55 @@ def drive(descent: Descent, rule: SelectionRule | Schedule, *, seeds: bool = Fal
     def mapped(function, *axes):
         return jax.vmap(function, axes) if seeds else function
 
-    def shared(values):
-        """Mean over the seeds; one that has diverged does not choose for the rest."""
-        values = jnp.asarray(values, float)
-        return _mean_of_finite(values) if seeds else values
+    shared = partial(_shared, seeds)
 
-    def init(params, model_state=None):
+    def init(params: Params, model_state: Any = None) -> SelectedDescentState:
         return SelectedDescentState(mapped(descent.init, 0, 0)(params, model_state),
-                                    rule.init())
+                                    trees.owned_arrays(rule.init()))
 
     def choose(state, batch, key):
         """The block, and the rule's state; the minibatch is for rules that measure."""
-        def grad_norms(params, model_state, batch, key):
-            return block_grad_norms(descent, params, batch, key, model_state)
-
         return rule.select(state.rule, lambda: shared(
-            mapped(grad_norms, 0, 0, batch_axis, 0)(
-                state.descent.params, state.descent.model_state, batch, key)))
+            mapped(partial(block_grad_norms, descent), 0, batch_axis, 0, 0)(
+                state.descent.params, batch, key, state.descent.model_state)))
 
-    tell = partial(_observe, descent, rule, mapped, shared, seeds, batch_axis)
+    def tell(before, after, rule_state, block, info, batch, key, signal):
+        """What the rule knows after a step, or after the last one of a visit."""
+        def probe(function, start):
+            return shared(mapped(function, 0, 0, 0, batch_axis, 0, None)(
+                start, after.params, before.model_state, batch, key, block))
 
-    def step(state, batch, key, signal=None, **extra):
+        seen = StepStats(block, shared(info.loss), shared(info.grad_norm),
+                         *_mean_signal(signal),
+                         decrease=lambda: probe(partial(_decrease, descent), info.loss),
+                         secant=lambda: probe(partial(_secant, descent), before.params))
+        return SelectedDescentState(after, rule.observe(rule_state, seen))
+
+    def step(state: SelectedDescentState, batch: Any, key: Any, signal: Any = None,
+             **extra: Any) -> tuple[SelectedDescentState, StepInfo]:
         block, rule_state = choose(state, batch, key)
         after, info = mapped(partial(descent.step, **extra), 0, batch_axis, 0, None)(
             state.descent, batch, key, block)
-        return tell(state.descent, after, rule_state, info, batch, key, signal), info
+        return tell(state.descent, after, rule_state, block, info, batch, key,
+                    signal), info
 
-    def visit(state, batch, key, signal=None, **extras):
-        def one(tree, axis, place):
-            return jax.tree.map(lambda x: lax.index_in_dim(x, place, axis, False), tree)
-
+    def visit(state: SelectedDescentState, batches: Any, keys: Any, signal: Any = None,
+              **extras: Any) -> tuple[SelectedDescentState, StepInfo]:
         in_batch, in_key = (0 if axis is None or not seeds else 1
                             for axis in (batch_axis, 0))
-        first, last = ((one(batch, in_batch, place), one(key, in_key, place))
+        first, last = ((_at(batches, in_batch, place), _at(keys, in_key, place))
                        for place in (0, -1))
         block, rule_state = choose(state, *first)
         after, infos = mapped(partial(descent.visit, **extras), 0, batch_axis, 0, None)(
-            state.descent, batch, key, block)
-        info = one(infos._replace(aux={}), int(seeds), -1)
-        return tell(state.descent, after, rule_state, info, *last, signal), infos
+            state.descent, batches, keys, block)
+        info = _at(infos._replace(aux={}), int(seeds), -1)
+        return tell(state.descent, after, rule_state, block, info, *last, signal), infos
 
     return SelectedDescent(init, step, visit)
 
 
-def block_grad_norms(descent: Descent, params: Params, batch, key,
-                     model_state=None) -> jax.Array:
+def block_grad_norms(descent: Descent, params: Params, batch: Any, key: Any,
+                     model_state: Any = None) -> jax.Array:
     """Measure the gradients of all blocks, each of its own loss, at one point.
 
     Blocks that share a loss, as one and the same function, share one backward pass: for
@@ -171,25 +198,14 @@ def block_grad_norms(descent: Descent, params: Params, batch, key,
     return jnp.concatenate([norms[name] for name in programs])
 
 
-def _observe(descent, rule, mapped, shared, seeds, batch_axis, before, after,
-             rule_state, info, batch, key, signal) -> SelectedDescentState:
-    """What the rule knows after a step, or after the last one of a visit."""
-    def secant(before, after, *data):
-        return _secant(descent, before, after, *data)
+def _shared(seeds: bool, values) -> jax.Array:
+    """Mean over the seeds; one that has diverged does not choose for the rest."""
+    values = jnp.asarray(values, float)
+    return _mean_of_finite(values) if seeds else values
 
-    def decrease(loss, params, *data):
-        return loss - _loss(descent, params, *data)
 
-    def probe(function, start):
-        return shared(mapped(function, 0, 0, 0, batch_axis, 0, None)(
-            start, after.params, before.model_state, batch, key, block))
-
-    block = info.block[0] if seeds else info.block
-    seen = StepStats(block, shared(info.loss), shared(info.grad_norm),
-                     *_mean_signal(signal),
-                     decrease=lambda: probe(decrease, info.loss),
-                     secant=lambda: probe(secant, before.params))
-    return SelectedDescentState(after, rule.observe(rule_state, seen))
+def _at(tree: Any, axis: int, place: int) -> Any:
+    return jax.tree.map(lambda x: lax.index_in_dim(x, place, axis, False), tree)
 
 
 def _check(rule, names) -> None:
@@ -254,6 +270,11 @@ def _loss(descent: Descent, params, model_state, batch, key, block) -> jax.Array
         call_loss(of.name, of.block, *args)[0], float) for names in groups]
     return lax.switch(jnp.asarray(which)[block], branches, params, model_state, batch,
                       key)
+
+
+def _decrease(descent: Descent, loss, params, *data) -> jax.Array:
+    """By how much a move lowered a loss that was `loss` before."""
+    return loss - _loss(descent, params, *data)
 
 
 def _distance(start, end) -> jax.Array:
