@@ -5,8 +5,9 @@ import os
 
 import pytest
 
+from cdgm.data import DATASETS
 from experiments import gan, vae
-from experiments.harness import block_choice, cli
+from experiments.harness import block_choice, cli, registry
 from experiments.harness.errors import SettingError
 from experiments.harness.sweep import spec
 from experiments.harness.sweep.trial_id import identity
@@ -174,8 +175,8 @@ def test_errors_in_the_file(read, text, words):
     (TABLE + 'flag = {}', "table 'A': unknown key 'flag'; there are title, about, "
      'experiment, metric, label, tune, flags, list, zip, product. Did you mean '
      "'flags'?"),
-    (TABLE.replace('vae', 'vea'), "table 'A': unknown experiment 'vea'; there are gan, "
-     "vae. Did you mean 'vae'?"),
+    (TABLE.replace('vae', 'vea'), "table 'A': unknown experiment 'vea'; there are "
+     f"{', '.join(registry.names())}. Did you mean 'vae'?"),
     (TABLE.replace('neg_elbo', 'negelbo'), "table 'A': unknown metric 'negelbo'; there "
      "are neg_elbo. Did you mean 'neg_elbo'?"),
     (TABLE.replace("'neg_elbo'", '3'), "table 'A': metric is 3; make it text, as in "
@@ -221,8 +222,7 @@ def test_errors_in_the_head_of_a_table(read, text, words):
     ('flags = {order = true}', 'order = True is no value for --order; give text or a '
      'number, or, where it is a switch, true or false.'),
     ("flags = {dataset = 'mnits'}", "unknown dataset 'mnits'; there are "
-     "binarized_mnist, digits, fashion_mnist, mnist, python_docs. Did you mean "
-     "'mnist'?"),
+     f"{', '.join(sorted(DATASETS))}. Did you mean 'mnist'?"),
     ("flags = {schedule = 'cyclc'}", "unknown schedule 'cyclc'; there are cyclic, "
      "* Did you mean 'cyclic'?"),
     ('flags = {dataset = 3}', "unknown dataset '3'; there are *"),
