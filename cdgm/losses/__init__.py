@@ -17,6 +17,7 @@ from cdgm.losses.likelihoods import (
     LIKELIHOODS, Likelihood, bernoulli_log_likelihood, categorical_log_likelihood,
     check_support, gaussian_log_likelihood, learned_gaussian_log_likelihood,
     logistic_log_likelihood)
+from cdgm.losses.linear import linear_neg_elbo
 from cdgm.losses.penalties import (
     clip_weights, squared_gradient, weight_clipping, wgan_gp)
 from cdgm.losses.vae import (
@@ -31,7 +32,7 @@ __all__ = [
     'check_support', 'clip_weights', 'discriminator_loss', 'gaussian_kl',
     'gaussian_kl_per_dimension', 'gaussian_log_density', 'gaussian_log_likelihood',
     'generator_loss', 'learned_gaussian_log_likelihood', 'least_squares',
-    'log_weights', 'logistic_log_likelihood', 'minimax', 'neg_elbo', 'neg_iwae',
-    'non_saturating', 'posterior_kl', 'reconstruction', 'relativistic',
+    'linear_neg_elbo', 'log_weights', 'logistic_log_likelihood', 'minimax', 'neg_elbo',
+    'neg_iwae', 'non_saturating', 'posterior_kl', 'reconstruction', 'relativistic',
     'sample_latent', 'sample_posterior', 'sample_prior', 'sleep', 'squared_gradient',
     'standard_normal_log_density', 'wasserstein', 'weight_clipping', 'wgan_gp']

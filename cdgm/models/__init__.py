@@ -5,8 +5,17 @@ dict with one entry for each block, so that block names select them as they stan
 `Conv` is `flax.linen.Conv` in another form, fast inside `lax.scan` on the CPU.
 """
 
+from cdgm.models.burda import (
+    ONE_LAYER, TWO_LAYERS, HierarchicalVAE, burda_vae, one_layer)
 from cdgm.models.convolution import Conv
+from cdgm.models.convolutional_vae import convolutional_vae
 from cdgm.models.gan import GAN, gan
+from cdgm.models.linear import (
+    PpcaOptimum, diagonalise, linear_nll, linear_vae, ppca_optimum)
 from cdgm.models.vae import VAE, vae
+from cdgm.models.vamp_prior import VampPrior, vamp_prior
 
-__all__ = ['GAN', 'VAE', 'Conv', 'gan', 'vae']
+__all__ = [
+    'Conv', 'GAN', 'HierarchicalVAE', 'ONE_LAYER', 'PpcaOptimum', 'TWO_LAYERS', 'VAE',
+    'VampPrior', 'burda_vae', 'convolutional_vae', 'diagonalise', 'gan', 'linear_nll',
+    'linear_vae', 'one_layer', 'ppca_optimum', 'vae', 'vamp_prior']
