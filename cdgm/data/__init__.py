@@ -18,6 +18,7 @@ from cdgm.data.files import Directory
 from cdgm.data.mnist import fashion_mnist as fashion_mnist
 from cdgm.data.mnist import mnist as mnist
 from cdgm.data.python_docs import python_docs as python_docs
+from cdgm.data.synthetic_text import synthetic_text as synthetic_text
 
 DATASETS: dict[str, Callable[[Directory | None], Dataset]] = {
     'digits': digits,

@@ -123,7 +123,9 @@ def _refine_all(params, examples, key, betas, encode, decode, log_likelihood,
 
         def terms(posterior, key, samples):
             mean, logvar = posterior
-            noise = jax.random.normal(key, (samples, *mean.shape), mean.dtype)
+            # In pairs of both signs, which cancel what is linear in the noise.
+            half = jax.random.normal(key, (-(-samples // 2), *mean.shape), mean.dtype)
+            noise = jnp.concatenate([half, -half])[:samples]
             latents = mean[None] + jnp.exp(logvar / 2)[None] * noise
             log_p = jax.vmap(lambda z: log_likelihood(
                 decode(params, z[None]), x)[0])(latents)

@@ -12,10 +12,12 @@ from cdgm.models.convolutional_vae import convolutional_vae
 from cdgm.models.gan import GAN, gan
 from cdgm.models.linear import (
     PpcaOptimum, diagonalise, linear_nll, linear_vae, ppca_optimum)
+from cdgm.models.text_vae import TextVAE, text_vae
 from cdgm.models.vae import VAE, vae
 from cdgm.models.vamp_prior import VampPrior, vamp_prior
 
 __all__ = [
-    'Conv', 'GAN', 'HierarchicalVAE', 'ONE_LAYER', 'PpcaOptimum', 'TWO_LAYERS', 'VAE',
-    'VampPrior', 'burda_vae', 'convolutional_vae', 'diagonalise', 'gan', 'linear_nll',
-    'linear_vae', 'one_layer', 'ppca_optimum', 'vae', 'vamp_prior']
+    'Conv', 'GAN', 'HierarchicalVAE', 'ONE_LAYER', 'PpcaOptimum', 'TWO_LAYERS',
+    'TextVAE', 'VAE', 'VampPrior', 'burda_vae', 'convolutional_vae', 'diagonalise',
+    'gan', 'linear_nll', 'linear_vae', 'one_layer', 'ppca_optimum', 'text_vae', 'vae',
+    'vamp_prior']

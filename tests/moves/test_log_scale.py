@@ -25,9 +25,11 @@ def test_a_global_sigma_is_the_root_mean_square_error():
                                np.sqrt(np.mean((X - 0.3) ** 2)), rtol=1e-12)
 
 
-def test_each_variance_of_a_linear_vae_is_that_of_the_posterior(fill):
+def test_each_variance_of_a_linear_vae_is_that_of_the_posterior(key):
     """S_j = 1 / (|W_j|^2 / s^2 + 1), and in full s^2 (W'W + s^2 I)^-1."""
-    params = fill(linear_vae(5, 2).init)
+    rng = np.random.default_rng(21)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape),
+                          jax.eval_shape(linear_vae(5, 2).init, key))
     weight = params['decoder']['weight']
     noise = np.exp(2 * params['decoder']['log_sigma'])
     one = cdgm.block_descent({'spread': cdgm.Block(
