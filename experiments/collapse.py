@@ -95,6 +95,16 @@ class Row(NamedTuple):
     seconds: float
 
 
+def pick(sentences: Any, rows) -> Any:
+    """Some of the sentences; they are tokens, or pairs of tokens and lengths."""
+    return jax.tree.map(lambda x: x[rows], sentences)
+
+
+def count(sentences: Any) -> int:
+    """How many there are."""
+    return len(jax.tree.leaves(sentences)[0])
+
+
 def nets(model: models.TextVAE) -> dict[str, Any]:
     """The model as losses and metrics want it: the decoder's pass needs the tokens."""
     return {'encode': model.encode, 'decode': lambda params, latent: (params, latent),
@@ -118,17 +128,18 @@ def programs(model: models.TextVAE, setting: Setting, free_bits: float | None
                                      max_inner=setting.max_inner)
 
     def minibatch(sentences, key):
-        rows = jax.random.randint(key, (setting.batch_size,), 0, len(sentences))
-        return sentences[rows]
+        return pick(sentences, jax.random.randint(
+            key, (setting.batch_size,), 0, count(sentences)))
 
     def joint(state, sentences, key, betas):
-        order = jax.random.permutation(key, len(sentences))
+        order = jax.random.permutation(key, count(sentences))
 
         def body(state, index):
             rows = jax.lax.dynamic_slice_in_dim(order, index * setting.batch_size,
                                                 setting.batch_size)
             return descent(betas[index]).simultaneous(
-                state, sentences[rows], jax.random.fold_in(key, index))[0], None
+                state, pick(sentences, rows),
+                jax.random.fold_in(key, index))[0], None
 
         state, _ = jax.lax.scan(body, state, jnp.arange(len(betas)))
         return state, jnp.array([0, 0, len(betas)])
@@ -176,7 +187,7 @@ def train(arm: str, ours: Programs, model: models.TextVAE, setting: Setting,
           sentences, validation, seed: int) -> tuple[Any, np.ndarray, list[float]]:
     """Train one arm; gives (params, steps as in `Programs`, MI each epoch)."""
     key = jax.random.key(seed)
-    steps = len(sentences) // setting.batch_size
+    steps = count(sentences) // setting.batch_size
     betas = betas_of(setting, arm, steps)
     state = blocks(model, setting, 1., None).init(model.init(key))
     rule = cdgm.selection.aggressive(2, inner=0, outer=1, window=setting.window,
@@ -211,22 +222,22 @@ def step_costs(model: models.TextVAE, setting: Setting, sentences) -> dict[str, 
     """FLOPs of a step of each kind. A loop's body counts once in all of them alike."""
     descent = blocks(model, setting, 1., None)
     state = jax.eval_shape(lambda key: descent.init(model.init(key)), jax.random.key(0))
-    given = state, sentences[:setting.batch_size], jax.random.key(0)
+    given = (state, pick(sentences, slice(setting.batch_size)), jax.random.key(0))
     return {'joint': flops_of_program(descent.simultaneous, *given),
             **{name: flops_of_program(partial(descent.step, block=name), *given)
                for name in ('encoder', 'decoder')}}
 
 
-def truth(generator: Generator, count: int = 40, side: int = 81) -> dict[str, float]:
+def truth(generator: Generator, drawn: int = 40, side: int = 81) -> dict[str, float]:
     """NLL of the generator and information of z, by quadrature over the plane.
 
     Args:
       generator: of the data.
-      count: sentences, drawn anew, so that the z of each is known.
+      drawn: sentences, drawn anew, so that the z of each is known.
       side: of the grid, from -6 to 6 in both directions.
     """
     keys = jax.random.split(jax.random.key(1), 2)
-    latent = draw_latents(keys[0], count)
+    latent = draw_latents(keys[0], drawn)
     sentences = draw_sentences(generator, latent, keys[1])
     axis = jnp.linspace(-6, 6, side)
     grid = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
@@ -248,7 +259,7 @@ def truth(generator: Generator, count: int = 40, side: int = 81) -> dict[str, fl
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_multi_enum('arms', list(ARMS), list(ARMS), 'What to train.', **own)
     for name, value, what in (
             ('sentences', 20_000, 'In all; four fifths to train on.'),
@@ -277,7 +288,8 @@ def main(values: flags.FlagValues) -> None:
     train_set, validation = map(jnp.asarray, (data.train.examples,
                                               data.validation.examples))
     test = jnp.asarray(data.test.examples[:values.test_sentences])
-    setting = Setting(**{name: values[name].value for name in Setting._fields})
+    settings: dict[str, Any] = {name: values[name].value for name in Setting._fields}
+    setting = Setting(**settings)
     model = models.text_vae(1000, train_set.shape[1], values.latent, values.hidden,
                             values.hidden)
     costs = step_costs(model, setting, train_set)
@@ -311,7 +323,7 @@ def evaluate(arm: str, seed: int, model: models.TextVAE, params, test, taken, co
     report = metrics.evaluate_vae(
         params, test, jax.random.key(1), **nets(model), num_samples=num_samples,
         chunk_size=min(50, num_samples), batch_size=100, gap=False)
-    encoder, decoder, both = (int(count) for count in taken)
+    encoder, decoder, both = (int(number) for number in taken)
     flops = (encoder * costs['encoder'] + decoder * costs['decoder']
              + both * costs['joint'])
     return Row(arm, seed, report['nll'], report['nll_error'], report['neg_elbo'],

@@ -47,7 +47,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
     training_flags.define_flags(values, order='decoder,encoder', learning_rate='1e-3',
                                 batch_size=100, epochs=150, fresh_minibatches=False)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_enum('layers', '1', sorted(LAYERS), 'Layers of latents.', **own)
     flags.DEFINE_integer('samples', 1, 'K of the training bound.', lower_bound=1, **own)
     flags.DEFINE_enum('estimator', 'pathwise', list(losses.importance.ESTIMATORS),

@@ -147,8 +147,8 @@ def estimates(best: models.PpcaOptimum, count: int, seed: int) -> list[Row]:
     spread = 0.3  # of the encoder's log variances, too much
     poor = {**exact, 'encoder': {**exact['encoder'],
                                  'logvar': exact['encoder']['logvar'] + spread}}
-    nets = {'encode': model.encode, 'decode': model.decode,
-            'log_likelihood': learned_gaussian_log_likelihood}
+    nets: dict[str, Any] = {'encode': model.encode, 'decode': model.decode,
+                            'log_likelihood': learned_gaussian_log_likelihood}
     report = metrics.evaluate_vae(
         poor, x, jax.random.key(seed), **nets, num_samples=100, chunk_size=50,
         refinement=metrics.Refinement(steps=300, num_samples=32,
@@ -176,7 +176,7 @@ def _in_errors(name: str, report: dict[str, float], expected: float) -> Row:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_enum('dataset', 'digits', ['digits', 'mnist', 'fashion_mnist'],
                       'Images, in grey.', **own)
     flags.DEFINE_string('data_dir', None, 'Folder that holds the data files already.',

@@ -98,7 +98,7 @@ def evaluate(model: models.VAE, params, test: jax.Array) -> dict[str, float]:
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_integer('latent', 10, 'Dimensions of z.', lower_bound=1, **own)
     flags.DEFINE_integer('hidden', 128, 'Width of the nets.', lower_bound=1, **own)
     flags.DEFINE_integer('epochs', 150, 'Of training.', lower_bound=1, **own)
@@ -159,7 +159,7 @@ def draw(file: Path, model: models.VAE, params: dict[str, Any], test, labels) ->
     figure, panels = plt.subplots(3, len(params), figsize=(2.4 * len(params), 7))
     latent = jax.random.normal(jax.random.key(0), (25, model.latent_size))
     for column, (name, ours) in zip(panels.T, params.items()):
-        mean, logvar = map(np.asarray, jax.jit(model.encode)(ours, test))
+        mean, logvar = jax.jit(model.encode)(ours, test)
         kl = np.asarray(losses.gaussian_kl_per_dimension(mean, logvar)).mean(0)
         first, second = np.argsort(-kl)[:2]
         column[0].scatter(mean[:, first], mean[:, second], c=labels, s=4, cmap='tab10')

@@ -37,7 +37,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
     training_flags.define_flags(values, order='decoder,encoder', learning_rate='1e-3',
                                 batch_size=128, epochs=100, fresh_minibatches=False)
-    own = {'flag_values': values}
+    own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_multi_integer('hidden', [128], 'Width of a hidden layer of encoder '
                                'and decoder; repeat for more layers.', lower_bound=1,
                                **own)

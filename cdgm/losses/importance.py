@@ -100,7 +100,8 @@ def check_model(model: LatentModel) -> None:
                          'L - 1 between.')
 
 
-def sample_posterior(model: LatentModel, params, x, key) -> tuple[jax.Array, ...]:
+def sample_posterior(model: LatentModel, params: Any, x: jax.Array, key: jax.Array
+                     ) -> tuple[jax.Array, ...]:
     """Draw (h_1, ..., h_L) ~ q(z|x), reparameterised; float32[B, Z_l] each."""
     samples: list[jax.Array] = []
     below = x
@@ -112,15 +113,17 @@ def sample_posterior(model: LatentModel, params, x, key) -> tuple[jax.Array, ...
     return tuple(samples)
 
 
-def sample_prior(model: LatentModel, params, latent, key) -> jax.Array:
+def sample_prior(model: LatentModel, params: Any, latent: jax.Array, key: jax.Array
+                 ) -> jax.Array:
     """Go from h_L down to h_1, drawing from p; float32[B, Z_1]."""
     for layer, between in reversed(list(enumerate(model.between))):
         latent = sample_latent(*between(params, latent), jax.random.fold_in(key, layer))
     return latent
 
 
-def log_weights(model: LatentModel, params, x, samples: Sequence[jax.Array], *,
-                posterior_params=None) -> LogWeights:
+def log_weights(model: LatentModel, params: Any, x: jax.Array,
+                samples: Sequence[jax.Array], *, posterior_params: Any = None
+                ) -> LogWeights:
     """log p(x, z) and log q(z|x) at given samples.
 
     Args:
@@ -144,8 +147,9 @@ def log_weights(model: LatentModel, params, x, samples: Sequence[jax.Array], *,
     return LogWeights(likelihood, prior, posterior)
 
 
-def neg_iwae(params, batch, key, *, model: LatentModel, num_samples: int,
-             estimator: Estimator = 'pathwise') -> tuple[jax.Array, BoundTerms]:
+def neg_iwae(params: Any, batch: jax.Array, key: jax.Array, *, model: LatentModel,
+             num_samples: int, estimator: Estimator = 'pathwise'
+             ) -> tuple[jax.Array, BoundTerms]:
     """-log 1/K sum_k w_k, averaged over the batch; bind the keywords.
 
     One loss for all blocks: its gradient is for each leaf the estimator's.

@@ -31,7 +31,7 @@ import numpy as np
 from cdgm.losses.inputs import check_equal_shapes, widen
 
 
-def bernoulli_log_likelihood(logits, x) -> jax.Array:
+def bernoulli_log_likelihood(logits: jax.Array, x: jax.Array) -> jax.Array:
     """log Bernoulli(x; sigmoid(logits)), summed over all axes but the first.
 
     Args:
@@ -55,7 +55,7 @@ def bernoulli_log_likelihood(logits, x) -> jax.Array:
     return _sum_but_first(x * logits - jax.nn.softplus(logits))
 
 
-def gaussian_log_likelihood(mean, x, sigma) -> jax.Array:
+def gaussian_log_likelihood(mean: jax.Array, x: jax.Array, sigma: Any) -> jax.Array:
     """log N(x; mean, sigma^2 I), summed over all axes but the first.
 
     Args:
@@ -80,7 +80,7 @@ def gaussian_log_likelihood(mean, x, sigma) -> jax.Array:
     return -_sum_but_first(jnp.square(standardised) / 2 + constant)
 
 
-def learned_gaussian_log_likelihood(decoded, x) -> jax.Array:
+def learned_gaussian_log_likelihood(decoded: Any, x: jax.Array) -> jax.Array:
     """log N(x; mean, sigma^2 I) with the sigma that the decoder gives.
 
     Args:
@@ -103,7 +103,7 @@ def learned_gaussian_log_likelihood(decoded, x) -> jax.Array:
                            + log_sigma + math.log(2 * math.pi) / 2)
 
 
-def logistic_log_likelihood(decoded, x, levels: int = 256) -> jax.Array:
+def logistic_log_likelihood(decoded: Any, x: jax.Array, levels: int = 256) -> jax.Array:
     """log of the mass that a logistic density has within half a level around x.
 
     Args:
@@ -138,7 +138,8 @@ def logistic_log_likelihood(decoded, x, levels: int = 256) -> jax.Array:
     return _sum_but_first(log_upper + log_lower + gap)
 
 
-def categorical_log_likelihood(logits, x, mask=None) -> jax.Array:
+def categorical_log_likelihood(logits: jax.Array, x: jax.Array, mask: Any = None
+                               ) -> jax.Array:
     """log Categorical(x; softmax(logits)), summed over all axes of x but the first.
 
     Args:
@@ -200,7 +201,7 @@ LIKELIHOODS = {
         lambda x: (x >= 0) & (x == np.round(x)), 'give indices into a vocabulary')}
 
 
-def check_support(name: str, x) -> None:
+def check_support(name: str, x: Any) -> None:
     """Raise a ValueError unless the data are what the likelihood is a law of.
 
     Args:

@@ -39,7 +39,7 @@ class ElboTerms(NamedTuple):
     kl: jax.Array
 
 
-def gaussian_kl(mean, logvar) -> jax.Array:
+def gaussian_kl(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     """KL(N(mean, diag exp logvar) || N(0, I)), summed over all axes but the first.
 
     Args:
@@ -58,7 +58,7 @@ def gaussian_kl(mean, logvar) -> jax.Array:
     return _sum_but_first(gaussian_kl_per_dimension(mean, logvar))
 
 
-def gaussian_kl_per_dimension(mean, logvar) -> jax.Array:
+def gaussian_kl_per_dimension(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     """The same of each dimension, float32[B, Z], nats, >= 0."""
     check_equal_shapes(mean=mean, logvar=logvar)
     mean, logvar = widen(mean), widen(logvar)
@@ -66,7 +66,7 @@ def gaussian_kl_per_dimension(mean, logvar) -> jax.Array:
     return (jnp.square(mean) + jnp.expm1(logvar) - logvar) / 2
 
 
-def gaussian_log_density(z, mean, logvar) -> jax.Array:
+def gaussian_log_density(z: jax.Array, mean: jax.Array, logvar: jax.Array) -> jax.Array:
     """log N(z; mean, diag exp logvar), summed over all axes but the first.
 
     Args:
@@ -87,14 +87,14 @@ def gaussian_log_density(z, mean, logvar) -> jax.Array:
                            + math.log(2 * math.pi)) / 2
 
 
-def standard_normal_log_density(params, latent) -> jax.Array:
+def standard_normal_log_density(params: Any, latent: jax.Array) -> jax.Array:
     """log N(z; 0, I), float32[B]; a prior without parameters."""
     del params
     zeros = jnp.zeros_like(latent)
     return gaussian_log_density(latent, zeros, zeros)
 
 
-def sample_latent(mean, logvar, key) -> jax.Array:
+def sample_latent(mean: jax.Array, logvar: jax.Array, key: jax.Array) -> jax.Array:
     """Draw z ~ N(mean, diag exp logvar), reparameterised: gradients reach both.
 
     Args:
@@ -109,7 +109,7 @@ def sample_latent(mean, logvar, key) -> jax.Array:
     return mean + jnp.exp(logvar / 2) * noise
 
 
-def neg_elbo(params, batch, key, *,
+def neg_elbo(params: Any, batch: jax.Array, key: jax.Array, *,
              encode: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
              decode: Callable[[Any, jax.Array], Any],
              log_likelihood: Callable[..., jax.Array] = bernoulli_log_likelihood,

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from cdgm.losses.vae import ElboTerms, gaussian_kl, gaussian_log_density, neg_elbo
 
 
-def reconstruction(params, batch, key, **keywords) -> tuple[jax.Array, ElboTerms]:
+def reconstruction(params: Any, batch: jax.Array, key: jax.Array, **keywords: Any
+                   ) -> tuple[jax.Array, ElboTerms]:
     """E_q[-log p(x|z)] alone; the keywords are those of `neg_elbo`.
 
     For the decoder this is the ELBO. For the encoder it is an autoencoder with noise.
@@ -33,14 +34,14 @@ def reconstruction(params, batch, key, **keywords) -> tuple[jax.Array, ElboTerms
     return neg_elbo(params, batch, key, **{**keywords, 'beta': 0.})
 
 
-def posterior_kl(params, batch, key, *, encode: Callable[[Any, jax.Array], tuple[
-        jax.Array, jax.Array]]) -> tuple[jax.Array, None]:
+def posterior_kl(params: Any, batch: jax.Array, key: Any, *, encode: Callable[
+        [Any, jax.Array], tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, None]:
     """KL(q(z|x) || N(0, I)) alone, float32[]; it does not see the decoder."""
     del key
     return jnp.mean(gaussian_kl(*encode(params, batch))), None
 
 
-def sleep(params, batch, key, *,
+def sleep(params: Any, batch: jax.Array, key: jax.Array, *,
           encode: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
           decode: Callable[[Any, jax.Array], Any],
           sample_observation: Callable[[Any, jax.Array], jax.Array],

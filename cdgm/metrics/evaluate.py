@@ -24,7 +24,7 @@ THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the curve of active unit
 
 
 def evaluate_vae(
-        params, examples, key: jax.Array, *,
+        params: Any, examples: Any, key: jax.Array, *,
         encode: Callable[[Any, Any], tuple[jax.Array, jax.Array]],
         decode: Callable[[Any, jax.Array], Any],
         log_likelihood: Callable[[Any, Any], jax.Array],
@@ -70,49 +70,49 @@ def evaluate_vae(
     """
     check_positive(num_samples=num_samples, chunk_size=chunk_size,
                    batch_size=batch_size, refined=refined)
-    count = len(jax.tree.leaves(examples)[0])
-    dimensions = dimensions or _dimensions(examples)
     nets: dict[str, Any] = {'encode': encode, 'decode': decode,
-                            'log_likelihood': log_likelihood}
-    keys = dict(zip(('elbo', 'nll', 'information', 'gap', 'use'),
-                    jax.random.split(key, 5)))
-
-    def say(metric: str) -> Progress | None:
-        return None if progress is None else (
-            lambda done, total: progress(metric, done, total))
-
-    mean, logvar = encode_all(params, examples, encode=encode, batch_size=batch_size)
-    if not mean.shape[-1]:
-        raise ValueError('the latent has size 0; give it at least one dimension.')
-    parts = elbo_parts(params, examples, keys['elbo'], **nets, log_prior=log_prior,
-                       batch_size=batch_size, progress=say('elbo'))
-    nll = mean_and_error(_finite_nll(importance_nll(
-        params, examples, keys['nll'], num_samples=num_samples, chunk_size=chunk_size,
-        log_weight=_log_weight(encode, decode, log_likelihood, log_prior),
-        batch_size=batch_size, progress=say('nll'))))
-    information = mutual_information(mean, logvar, keys['information'],
-                                     batch_size=batch_size, progress=say('information'))
-    use = latent_use(params, examples, keys['use'], **nets, batch_size=batch_size)
-    report: dict[str, Any] = {'examples': count, 'nll_samples': num_samples,
-                              'dimensions': dimensions}
-    for name, estimate in (('neg_elbo', parts.neg_elbo), ('kl', parts.kl),
-                           ('reconstruction', parts.reconstruction), ('nll', nll),
-                           ('mutual_information', information), ('latent_use', use)):
-        report |= _flat(name, estimate)
-    report |= _of_units(mean, parts.kl_per_dimension.mean)
-    report |= {'mutual_information_cap': math.log(count),
-               'aggregate_kl': parts.kl.mean - information.mean}
-    report |= _flat('bits_per_dimension', Estimate(
-        *(bits_per_dimension(value, dimensions) for value in nll)))
+                            'log_likelihood': log_likelihood, 'batch_size': batch_size}
+    say, gap_key = _teller(progress), jax.random.fold_in(key, 0)
+    report = _held_out(params, examples, key, nets, log_prior, num_samples, chunk_size,
+                       dimensions or _dimensions(examples), say)
     if gap and log_prior is None:
-        report |= _flat('amortisation_gap', amortisation_gap(
-            params, jax.tree.map(lambda x: x[:refined], examples), keys['gap'], **nets,
-            batch_size=batch_size, refinement=refinement, progress=say('gap')))
+        report |= _flat(amortisation_gap=amortisation_gap(
+            params, jax.tree.map(lambda x: x[:refined], examples), gap_key, **nets,
+            refinement=refinement, progress=say('gap')))
     if standardise is not None:
-        report |= _flat('standardised_error', standardised_error(
+        report |= _flat(standardised_error=standardised_error(
             params, examples, encode=encode, decode=decode, standardise=standardise,
             batch_size=batch_size))
     return _checked({name: float(value) for name, value in report.items()})
+
+
+def _held_out(params, examples, key, nets, log_prior, num_samples, chunk_size,
+              dimensions, say) -> dict[str, Any]:
+    """All but what only some models have."""
+    count, batch_size = len(jax.tree.leaves(examples)[0]), nets['batch_size']
+    keys = dict(zip(('elbo', 'nll', 'information', 'use'), jax.random.split(key, 4)))
+    mean, logvar = encode_all(params, examples, encode=nets['encode'],
+                              batch_size=batch_size)
+    if not mean.shape[-1]:
+        raise ValueError('the latent has size 0; give it at least one dimension.')
+    parts = elbo_parts(params, examples, keys['elbo'], **nets, log_prior=log_prior,
+                       progress=say('elbo'))
+    nll = mean_and_error(_finite_nll(importance_nll(
+        params, examples, keys['nll'], num_samples=num_samples, chunk_size=chunk_size,
+        log_weight=_log_weight(nets, log_prior), batch_size=batch_size,
+        progress=say('nll'))))
+    information = mutual_information(mean, logvar, keys['information'],
+                                     batch_size=batch_size, progress=say('information'))
+    use = latent_use(params, examples, keys['use'], **nets)
+    bits = Estimate(*(bits_per_dimension(value, dimensions) for value in nll))
+    return {
+        'examples': count, 'nll_samples': num_samples, 'dimensions': dimensions,
+        **_flat(neg_elbo=parts.neg_elbo, reconstruction=parts.reconstruction,
+                kl=parts.kl, nll=nll, bits_per_dimension=bits,
+                mutual_information=information, latent_use=use),
+        'mutual_information_cap': math.log(count),
+        'aggregate_kl': parts.kl.mean - information.mean,
+        **_of_units(mean, parts.kl_per_dimension.mean)}
 
 
 def _of_units(mean, kl_per_dimension) -> dict[str, Any]:
@@ -124,22 +124,30 @@ def _of_units(mean, kl_per_dimension) -> dict[str, Any]:
             THRESHOLDS, active_units(mean, jnp.array(THRESHOLDS)))}}
 
 
-def _log_weight(encode, decode, log_likelihood, log_prior):
+def _log_weight(nets, log_prior):
     """log p(x, z) / q(z|x) of one z, for `importance_nll`."""
     def log_weight(params, x, key):
-        mean, logvar = encode(params, x)
+        mean, logvar = nets['encode'](params, x)
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         latent = mean + jnp.exp(logvar / 2) * noise
         prior = (-jnp.sum(jnp.square(latent) + math.log(2 * math.pi), axis=-1) / 2
                  if log_prior is None else log_prior(params, latent))
         log_q = -jnp.sum(jnp.square(noise) + logvar + math.log(2 * math.pi), -1) / 2
-        return log_likelihood(decode(params, latent), x) + prior - log_q
+        decoded = nets['decode'](params, latent)
+        return nets['log_likelihood'](decoded, x) + prior - log_q
 
     return log_weight
 
 
-def _flat(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {name: estimate.mean, f'{name}_error': estimate.error}
+def _flat(**estimates: Estimate) -> dict[str, Any]:
+    return {name + suffix: value for name, estimate in estimates.items()
+            for suffix, value in zip(('', '_error'), estimate)}
+
+
+def _teller(progress) -> Callable[[str], Progress | None]:
+    """metric -> what reports its progress."""
+    return lambda metric: None if progress is None else (
+        lambda done, total: progress(metric, done, total))
 
 
 def _dimensions(examples) -> int:

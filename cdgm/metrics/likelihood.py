@@ -45,7 +45,7 @@ def dataset_neg_elbo(params, images, key, *, neg_elbo: Callable[..., tuple[Any, 
 
 
 def importance_weighted_nll(
-        params, images, key, *,
+        params: Any, images: jax.Array, key: jax.Array, *,
         encode: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
         decode: Callable[[Any, jax.Array], Any],
         log_likelihood: Callable[[Any, jax.Array], jax.Array],
@@ -84,7 +84,7 @@ def importance_weighted_nll(
         chunk_size=chunk_size, batch_size=batch_size))
 
 
-def importance_nll(params, examples, key, *,
+def importance_nll(params: Any, examples: Any, key: jax.Array, *,
                    log_weight: Callable[[Any, Any, jax.Array], jax.Array],
                    num_samples: int, chunk_size: int, batch_size: int,
                    progress: Progress | None = None) -> jax.Array:

@@ -43,7 +43,7 @@ class ElboParts(NamedTuple):
     kl_per_dimension: Estimate
 
 
-def encode_all(params, examples, *, encode: Callable[[Any, Any], tuple[
+def encode_all(params: Any, examples: Any, *, encode: Callable[[Any, Any], tuple[
         jax.Array, jax.Array]], batch_size: int) -> tuple[jax.Array, jax.Array]:
     """(mean, logvar) of q(z|x) of every example, float32[N, Z] each."""
     def one(example):
@@ -54,7 +54,7 @@ def encode_all(params, examples, *, encode: Callable[[Any, Any], tuple[
     return map_examples(one, examples, batch_size)
 
 
-def elbo_parts(params, examples, key, *,
+def elbo_parts(params: Any, examples: Any, key: jax.Array, *,
                encode: Callable[[Any, Any], tuple[jax.Array, jax.Array]],
                decode: Callable[[Any, jax.Array], Any],
                log_likelihood: Callable[[Any, Any], jax.Array], batch_size: int,
@@ -102,7 +102,7 @@ def elbo_parts(params, examples, key, *,
     return ElboParts(*map(mean_and_error, values))
 
 
-def latent_use(params, examples, key, *,
+def latent_use(params: Any, examples: Any, key: jax.Array, *,
                encode: Callable[[Any, Any], tuple[jax.Array, jax.Array]],
                decode: Callable[[Any, jax.Array], Any],
                log_likelihood: Callable[[Any, Any], jax.Array], batch_size: int
@@ -134,7 +134,8 @@ def latent_use(params, examples, key, *,
     return mean_and_error(map_examples(rise, (examples, latent, other), batch_size))
 
 
-def standardised_error(params, examples, *, encode, decode,
+def standardised_error(params: Any, examples: Any, *, encode: Callable[..., Any],
+                       decode: Callable[..., Any],
                        standardise: Callable[[Any, Any], jax.Array], batch_size: int
                        ) -> Estimate:
     """Mean of ((x - decoded mean) / sigma)^2 at the mean latent; one if sigma fits.
@@ -154,12 +155,12 @@ def standardised_error(params, examples, *, encode, decode,
     return mean_and_error(map_examples(one, examples, batch_size))
 
 
-def kl_to_standard(mean, logvar) -> jax.Array:
+def kl_to_standard(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     """KL of each dimension to N(0, 1), float32[..., Z], nats."""
     return (jnp.square(mean) + jnp.expm1(logvar) - logvar) / 2
 
 
-def activity(mean) -> jax.Array:
+def activity(mean: jax.Array) -> jax.Array:
     """Variance over the examples of each unit's posterior mean.
 
     Args:
@@ -174,7 +175,7 @@ def activity(mean) -> jax.Array:
     return jnp.var(mean, axis=0)
 
 
-def active_units(mean, thresholds=0.01) -> jax.Array:
+def active_units(mean: jax.Array, thresholds: Any = 0.01) -> jax.Array:
     """How many units are active: those whose activity exceeds a threshold.
 
     Args:
@@ -193,7 +194,8 @@ def active_units(mean, thresholds=0.01) -> jax.Array:
     return jnp.sum(variances > thresholds[..., None], axis=-1)
 
 
-def mutual_information(mean, logvar, key, *, batch_size: int,
+def mutual_information(mean: jax.Array, logvar: jax.Array, key: jax.Array, *,
+                       batch_size: int,
                        num_samples: int = 1, progress: Progress | None = None
                        ) -> Estimate:
     """I_q(x; z) = E_x E_q(z|x) [log q(z|x) - log 1/N sum_n q(z|x_n)].
@@ -235,7 +237,7 @@ def mutual_information(mean, logvar, key, *, batch_size: int,
                                        progress))
 
 
-def bits_per_dimension(nats, dimensions: int):
+def bits_per_dimension(nats: Any, dimensions: int) -> Any:
     """Nats an example to bits a dimension (a pixel, a character).
 
     >>> bits_per_dimension(8 * math.log(2), 4)

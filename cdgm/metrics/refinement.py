@@ -57,7 +57,7 @@ class Refinement(NamedTuple):
     final_samples: int = 100
 
 
-def amortisation_gap(params, examples, key, *,
+def amortisation_gap(params: Any, examples: Any, key: jax.Array, *,
                      encode: Callable[[Any, Any], tuple[jax.Array, jax.Array]],
                      decode: Callable[[Any, jax.Array], Any],
                      log_likelihood: Callable[[Any, Any], jax.Array], batch_size: int,
@@ -91,7 +91,7 @@ def amortisation_gap(params, examples, key, *,
         refinement, progress, gap)[:, 0])
 
 
-def rate_distortion(params, examples, key, betas, *,
+def rate_distortion(params: Any, examples: Any, key: jax.Array, betas: Any, *,
                     encode: Callable[[Any, Any], tuple[jax.Array, jax.Array]],
                     decode: Callable[[Any, jax.Array], Any],
                     log_likelihood: Callable[[Any, Any], jax.Array], batch_size: int,
