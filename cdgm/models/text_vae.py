@@ -55,7 +55,16 @@ class Encoder(nn.Module):
     def __call__(self, tokens, lengths):
         x = nn.Embed(self.vocabulary, self.embedding)(tokens)
         cell = nn.GRUCell(self.hidden)
-        last, _ = nn.RNN(cell, return_carry=True)(x, seq_lengths=lengths)
+
+        def step(cell, state, inputs):
+            x, counts = inputs
+            return jnp.where(counts, cell(state, x)[0], state), None
+
+        counts = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
+        scan = nn.scan(step, variable_broadcast='params', split_rngs={'params': False},
+                       in_axes=1)
+        last, _ = scan(cell, jnp.zeros((len(tokens), self.hidden)),
+                       (x, counts[..., None]))
         return (nn.Dense(self.latent_size, name='mean')(last),
                 nn.Dense(self.latent_size, name='logvar')(last))
 
