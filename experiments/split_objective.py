@@ -12,8 +12,8 @@ q(z|x) = N(0, I). Here the same net is trained four times, from the same start:
     wake-sleep   decoder: -ELBO; encoder: -log q(z|x) of dreamt pairs
     split        decoder: reconstruction; encoder: KL
 
-Expect the split's KL and mutual information to be zero, its test -ELBO some ten nats
-worse and its samples a mean digit with noise, while joint and descent agree.
+Expect the split's KL and mutual information to be zero, its test -ELBO 3.5 nats worse
+(27.08 against 23.57) and its samples a mean digit, while joint and descent agree.
 
 Units    nats an image, binarised digits of 8 x 8 pixels, on the test images.
 """
