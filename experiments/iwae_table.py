@@ -20,9 +20,6 @@ Reference, static MNIST, one layer, K = 5000: 88.71 for K = 1, 87.63 for IWAE wi
 Welling 2018). On digits expect about 20.5 nats after 150 epochs.
 """
 
-import json
-import math
-import sys
 from functools import partial
 from typing import Any
 
@@ -39,6 +36,7 @@ from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
 from experiments.harness.task import Experiment, Task, check_images
+from experiments.vae_report import say, write_report
 
 LAYERS = {'1': models.ONE_LAYER, '2': models.TWO_LAYERS}
 
@@ -153,8 +151,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         figures.grid(folder / 'samples.png',
                      jax.nn.sigmoid(jax.jit(net.decode)(params, latent)))
         report = final_report(values, net, model, params, test)
-        (folder / 'evaluation.json').write_text(json.dumps(report, indent=1) + '\n')
-        (folder / 'evaluation.txt').write_text(words(report))
+        write_report(folder, report)
 
     return Task(
         init=net.init, descent=descent, order=order, examples=examples,
@@ -181,22 +178,6 @@ def final_report(values: flags.FlagValues, net: models.HierarchicalVAE,
             'nll_samples': float(values.final_samples), 'examples': float(len(images)),
             'active_units': float(metrics.active_units(mean)),
             'latent_size': float(mean.shape[-1])}
-
-
-def say(metric: str, done: int, total: int) -> None:
-    """Report progress, a line a tenth."""
-    if done == total or math.floor(10 * done / total) > math.floor(
-            10 * (done - 100) / total):
-        print(f'evaluating {metric}: {done} of {total}', file=sys.stderr, flush=True)
-
-
-def words(report: dict[str, float]) -> str:
-    """The report in lines, then the findings of the doctor."""
-    lines = [f'{name:<28}{value:.5g}' for name, value in report.items()
-             if not name.startswith('kl_dimension')]
-    findings = [f'{finding.ailment}: {finding.words}'
-                for finding in cdgm.diagnose(report)] or ['the doctor finds nothing']
-    return '\n'.join(lines + findings) + '\n'
 
 
 def _spread(count: int, wanted: int) -> np.ndarray:

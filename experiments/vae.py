@@ -28,6 +28,7 @@ from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
 from experiments.harness.task import Experiment, Task, check_images
+from experiments.vae_report import say, write_report
 
 BLOCKS = ('encoder', 'decoder')
 SCALED = ('gaussian', 'learned_gaussian', 'logistic')  # likelihoods of grey images
@@ -61,6 +62,9 @@ def define_flags(values: flags.FlagValues) -> None:
                       'blocks descend: the ELBO; the encoder -log q(z|x) of what the '
                       'decoder dreams; or the encoder the KL and the decoder the '
                       'reconstruction.', **own)
+    flags.DEFINE_integer('final_samples', 0, 'Importance samples of an evaluation at '
+                         'the end, evaluation.txt, with what the doctor says; 0 for '
+                         'none.', lower_bound=0, **own)
 
 
 def traced(values: flags.FlagValues) -> tuple[str, ...]:
@@ -174,6 +178,8 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         samples, pairs = pictures(params)
         figures.grid(folder / 'samples.png', samples)
         figures.grid(folder / 'reconstructions.png', pairs)
+        if values.final_samples:
+            write_report(folder, final_report(values, model, params, test))
 
     return Task(
         init=model.init, descent=descent, order=order,
@@ -183,6 +189,20 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         fresh=values.fresh_minibatches)
 
 
+def final_report(values: flags.FlagValues, model: models.VAE, params, test
+                 ) -> dict[str, float]:
+    """All that is known of a model at the end, on the test images."""
+    standardise = {
+        'bernoulli': None, 'logistic': None,
+        'gaussian': lambda decoded, x: (x - decoded) / values.sigma,
+        'learned_gaussian': lambda decoded, x: (x - decoded[0]) * jnp.exp(-decoded[1])}
+    return metrics.evaluate_vae(
+        params, test, jax.random.key(1), encode=model.encode, decode=model.decode,
+        log_likelihood=log_likelihood(values.likelihood, values.sigma),
+        standardise=standardise[values.likelihood], progress=say,
+        num_samples=values.final_samples, chunk_size=min(values.final_samples, 250))
+
+
 def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
     return training_flags.read_order(values, BLOCKS)
 
@@ -190,7 +210,8 @@ def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
 EXPERIMENT = Experiment(
     'vae', {'neg_elbo': 'lower'}, define_flags, traced, hyper, task,
     {'samples.png': 'Samples',
-     'reconstructions.png': 'Test images and their reconstructions'})
+     'reconstructions.png': 'Test images and their reconstructions',
+     'evaluation.txt': 'At the end, on the test images'})
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':

@@ -78,3 +78,12 @@ def test_pixels_outside_the_support_are_refused():
     bright = DATA._replace(train=DATA.train._replace(examples=16 * DATA.train.examples))
     with pytest.raises(ValueError, match=r'bernoulli likelihood is of values in'):
         vae.task(cli.parse(vae.define_flags, [*TINY]), bright)
+
+
+def test_a_run_can_end_with_an_evaluation_and_the_doctor(run):
+    """Training of one cycle has taught the decoder nothing of its latent."""
+    folder = run('vae', *TINY, '--hidden=8', '--cycles=1', '--evaluations=1',
+                 '--likelihood=gaussian', '--sigma=5', '--final_samples=5')
+    text = (folder / 'evaluation.txt').read_text()
+    assert 'standardised_error' in text and "scale: the likelihood's scale is off" in (
+        text)
