@@ -167,8 +167,9 @@ def draw(file: Path, model: models.VAE, params: dict[str, Any], test, labels) ->
         column[1].bar(np.arange(len(kl)), np.sort(kl)[::-1])
         column[1].set(ylim=(0, 4), xlabel='dimension of z')
         pixels = np.asarray(jax.nn.sigmoid(jax.jit(model.decode)(ours, latent)))
-        side = test.shape[1]
-        sheet = pixels[..., 0].reshape(5, 5, side, side).transpose(0, 2, 1, 3)
+        tiles = np.pad(pixels[..., 0], ((0, 0), (1, 1), (1, 1)))
+        side = tiles.shape[1]
+        sheet = tiles.reshape(5, 5, side, side).transpose(0, 2, 1, 3)
         column[2].imshow(sheet.reshape(5 * side, 5 * side), cmap='gray_r')
         column[2].axis('off')
     panels[0, 0].set_ylabel('posterior means')
