@@ -42,9 +42,10 @@ def test_epochs_take_as_many_decoder_steps_whatever_the_encoder_does(key):
 
 @pytest.mark.slow
 def test_the_command_writes_a_row_for_each_arm(tmp_path):
-    collapse.main(cli.parse(collapse.define_flags, [
-        '--sentences=200', '--epochs=2', '--seeds=1', '--nll_samples=5',
-        '--hidden=8', '--max_inner=10', f'--out_dir={tmp_path}']))
+    with jax.enable_x64(False), jax.numpy_rank_promotion('allow'):
+        collapse.main(cli.parse(collapse.define_flags, [
+            '--sentences=200', '--epochs=2', '--seeds=1', '--nll_samples=5',
+            '--hidden=8', '--max_inner=10', f'--out_dir={tmp_path}']))
     with open(tmp_path / 'collapse.csv') as stream:
         rows = {row['arm']: row for row in csv.DictReader(stream)}
     assert list(rows) == list(collapse.ARMS)
