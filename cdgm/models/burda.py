@@ -95,10 +95,10 @@ def burda_vae(image_shape: Sequence[int],
       ValueError: there is no layer, or one without units.
 
     >>> model = burda_vae((8, 8), ((5, 3), (4, 2)))
-    >>> params = model.init(jax.random.key(0))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0))
     >>> sorted(params['encoder']), sorted(params['decoder'])
     (['layer_1', 'layer_2'], ['layer_1', 'logits'])
-    >>> model.encode[1](params, jnp.zeros((6, 3)))[0].shape
+    >>> jax.eval_shape(model.encode[1], params, jnp.zeros((6, 3)))[0].shape
     (6, 2)
     """
     if not layers or min(min(layer) for layer in layers) < 1:

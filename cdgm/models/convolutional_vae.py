@@ -71,8 +71,8 @@ def convolutional_vae(image_shape: Sequence[int], latent_size: int = 20,
       ValueError: image_shape is not (H, W, C), or there is no convolution.
 
     >>> model = convolutional_vae((7, 8, 1), latent_size=2, channels=(3, 4))
-    >>> params = model.init(jax.random.key(0))
-    >>> model.decode(params, jnp.zeros((5, 2))).shape
+    >>> params = jax.eval_shape(model.init, jax.random.key(0))
+    >>> jax.eval_shape(model.decode, params, jnp.zeros((5, 2))).shape
     (5, 7, 8, 1)
     """
     if len(image_shape) != 3 or not channels:

@@ -117,9 +117,9 @@ def text_vae(vocabulary: int, length: int, latent_size: int, hidden: int = 128,
       ValueError: a size is not positive, or the share is not in [0, 1).
 
     >>> model = text_vae(5, 4, latent_size=2, hidden=3, embedding=2)
-    >>> params = model.init(jax.random.key(0))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0))
     >>> x = jnp.zeros((6, 4), jnp.int32), jnp.full(6, 4)
-    >>> model.log_likelihood(params, jnp.zeros((6, 2)), x).shape
+    >>> jax.eval_shape(model.log_likelihood, params, jnp.zeros((6, 2)), x).shape
     (6,)
     """
     if min(vocabulary, length, hidden, embedding, latent_size + 1) < 1:

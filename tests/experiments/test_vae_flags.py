@@ -80,6 +80,7 @@ def test_pixels_outside_the_support_are_refused():
         vae.task(cli.parse(vae.define_flags, [*TINY]), bright)
 
 
+@pytest.mark.slow
 def test_a_run_can_end_with_an_evaluation_and_the_doctor(run):
     """Training of one cycle has taught the decoder nothing of its latent."""
     folder = run('vae', *TINY, '--hidden=8', '--cycles=1', '--evaluations=1',
