@@ -13,6 +13,7 @@ from cdgm._explain import Explanation, Memory, explain, memory
 from cdgm.blocks import label
 from cdgm.descent import (
     Block, Descent, DescentState, LossFn, StepInfo, block_descent)
+from cdgm.diagnosis import Finding, diagnose
 from cdgm.schedules import Schedule, cyclic, phases, sequence, shuffled, uniform
 from cdgm.selection import drive
 from cdgm.transform import CoordinateDescentState, coordinate_descent
@@ -21,7 +22,8 @@ __version__ = '0.1.0'
 
 __all__ = [
     'Block', 'CoordinateDescentState', 'Descent', 'DescentState', 'Explanation',
-    'LossFn', 'Memory', 'Schedule', 'StepInfo', 'block_descent', 'blocks',
-    'coordinate_descent', 'cyclic', 'data', 'drive', 'explain', 'games', 'label',
-    'layers', 'losses', 'memory', 'metrics', 'models', 'moves', 'phases', 'reuse',
-    'schedules', 'selection', 'sequence', 'shuffled', 'transforms', 'uniform']
+    'Finding', 'LossFn', 'Memory', 'Schedule', 'StepInfo', 'block_descent',
+    'blocks', 'coordinate_descent', 'cyclic', 'data', 'diagnose', 'drive',
+    'explain', 'games', 'label', 'layers', 'losses', 'memory', 'metrics', 'models',
+    'moves', 'phases', 'reuse', 'schedules', 'selection', 'sequence', 'shuffled',
+    'transforms', 'uniform']

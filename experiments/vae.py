@@ -4,10 +4,13 @@
     ./launch.sh vae --order=joint                     # ordinary training
     ./launch.sh vae --order=decoder,encoder --seeds=3
     ./launch.sh vae --dataset=binarized_mnist --hidden=500 --epochs=10
+    ./launch.sh vae --likelihood=learned_gaussian     # grey images, one learned sigma
+    ./launch.sh vae --net=conv --hidden=16 --hidden=32 --free_bits=0.1
+    ./launch.sh vae --objective=split                 # why not: see docs/objectives.md
 
-Both blocks, encoder and decoder, descend -ELBO, reconstruction + beta KL in nats. On
-one minibatch with one noise key the decoder moves first and the encoder meets the new
-decoder; the encoder's forward pass serves both.
+Both blocks, encoder and decoder, descend -ELBO, reconstruction + beta KL in nats, or
+each what --objective says. On one minibatch with one noise key the decoder moves first
+and the encoder meets the new decoder; the encoder's forward pass serves both.
 """
 
 from functools import partial
@@ -22,10 +25,13 @@ import cdgm
 from cdgm import losses, metrics, models
 from cdgm.data import Dataset, binarize
 from experiments.harness import cli, execute, training_flags
+from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
 from experiments.harness.task import Experiment, Task, check_images
+from experiments.vae_report import say, write_report
 
 BLOCKS = ('encoder', 'decoder')
+SCALED = ('gaussian', 'learned_gaussian', 'logistic')  # likelihoods of grey images
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -41,11 +47,24 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float('beta', 1., 'Weight of the KL.', lower_bound=0., **own)
     flags.DEFINE_integer('samples', 1, 'Samples of the latent for each image.',
                          lower_bound=1, **own)
-    flags.DEFINE_enum('likelihood', 'bernoulli', ['bernoulli', 'gaussian'],
-                      'Of the pixels. Grey images are binarised anew at each visit for '
-                      'bernoulli.', **own)
-    flags.DEFINE_float('sigma', 0.1, 'Standard deviation of the gaussian likelihood.',
-                       lower_bound=1e-6, **own)
+    flags.DEFINE_enum('net', 'mlp', ['mlp', 'conv'], 'Of encoder and decoder; the '
+                      'hidden of conv are the channels of its convolutions.', **own)
+    flags.DEFINE_enum('likelihood', 'bernoulli', ['bernoulli', *SCALED], 'Of the '
+                      'pixels. Grey images are binarised anew at each visit for '
+                      'bernoulli; logistic is of 256 levels; the scale of '
+                      'learned_gaussian and logistic is a parameter of the decoder.',
+                      **own)
+    flags.DEFINE_float('sigma', 0.1, 'Standard deviation of the gaussian likelihood; '
+                       'where it is learned, its start.', lower_bound=1e-6, **own)
+    flags.DEFINE_float('free_bits', 0., 'Nats that each dimension of the latent may '
+                       'carry unpunished.', lower_bound=0., **own)
+    flags.DEFINE_enum('objective', 'elbo', ['elbo', 'wake_sleep', 'split'], 'What the '
+                      'blocks descend: the ELBO; the encoder -log q(z|x) of what the '
+                      'decoder dreams; or the encoder the KL and the decoder the '
+                      'reconstruction.', **own)
+    flags.DEFINE_integer('final_samples', 0, 'Importance samples of an evaluation at '
+                         'the end, evaluation.txt, with what the doctor says; 0 for '
+                         'none.', lower_bound=0, **own)
 
 
 def traced(values: flags.FlagValues) -> tuple[str, ...]:
@@ -58,25 +77,81 @@ def hyper(values: flags.FlagValues) -> dict[str, Any]:
     return {'rates': _order(values).rates, 'beta': values.beta, 'sigma': values.sigma}
 
 
+def build(values: flags.FlagValues, shape: tuple[int, ...]) -> models.VAE:
+    """The net; where the scale is learned, what it decodes is (mean, log scale)."""
+    model = (models.vae(shape, values.latent, values.hidden) if values.net == 'mlp' else
+             models.convolutional_vae(shape, values.latent, values.hidden))
+    if values.likelihood not in ('learned_gaussian', 'logistic'):
+        return model
+
+    def init(key):
+        params = model.init(key)
+        start = jnp.log(jnp.float32(values.sigma))
+        return {**params, 'decoder': {**params['decoder'], 'log_scale': start}}
+
+    def decode(params, latent):
+        return model.decode(params, latent), params['decoder']['log_scale']
+
+    return model._replace(init=init, decode=decode)
+
+
+def log_likelihood(name: str, sigma):
+    """(decoded, x) -> nats, of a likelihood by its name."""
+    return {'bernoulli': losses.bernoulli_log_likelihood,
+            'gaussian': partial(losses.gaussian_log_likelihood, sigma=sigma),
+            'learned_gaussian': losses.learned_gaussian_log_likelihood,
+            'logistic': losses.logistic_log_likelihood}[name]
+
+
+def mean_pixels(name: str, decoded) -> jax.Array:
+    """What is decoded, as an image in [0, 1]."""
+    if name == 'bernoulli':
+        return jax.nn.sigmoid(decoded)
+    return decoded if name == 'gaussian' else decoded[0]
+
+
+def objectives(values: flags.FlagValues, model: models.VAE, elbo) -> dict[str, Any]:
+    """Block -> its loss; one loss, not two alike: blocks that share it share work."""
+    if values.objective == 'elbo':
+        return dict.fromkeys(('joint', *BLOCKS), elbo)
+    if values.order == 'joint':
+        raise SettingError(f'--objective={values.objective} gives each block a loss of '
+                           'its own, and --order=joint has one block; name blocks, or '
+                           'simultaneous.')
+    if values.objective == 'split':
+        return {'encoder': partial(losses.posterior_kl, encode=model.encode),
+                'decoder': elbo}
+    if values.likelihood != 'bernoulli':
+        raise SettingError('--objective=wake_sleep dreams black and white pixels; give '
+                           '--likelihood=bernoulli.')
+    return {'decoder': elbo, 'encoder': partial(
+        losses.sleep, encode=model.encode, decode=model.decode,
+        latent_size=model.latent_size, sample_observation=lambda logits, key: (
+            jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype)))}
+
+
 def task(values: flags.FlagValues, data: Dataset) -> Task:
     """The model, its loss, and its two blocks."""
     check_images(data)
     order = _order(values)
-    model = models.vae(data.train.examples.shape[1:], values.latent, values.hidden)
     bernoulli = values.likelihood == 'bernoulli'
+    losses.check_support('gaussian' if 'gaussian' in values.likelihood else
+                         values.likelihood, data.train.examples)
+    model = build(values, data.train.examples.shape[1:])
 
-    def loss(hyper):
+    def loss(hyper, **terms):
         return partial(
             losses.neg_elbo, encode=model.encode, decode=model.decode,
-            beta=hyper['beta'], num_samples=values.samples,
-            log_likelihood=losses.bernoulli_log_likelihood if bernoulli else partial(
-                losses.gaussian_log_likelihood, sigma=hyper['sigma']))
+            beta=hyper['beta'], num_samples=values.samples, **terms,
+            log_likelihood=log_likelihood(values.likelihood, hyper['sigma']))
 
     def descent(hyper):
-        shared = loss(hyper)  # one loss, not two alike: blocks that share it share work
+        losses_of = objectives(values, model, loss(
+            hyper, free_bits=values.free_bits or None))
         leaves = {'joint': ''} if order.blocks == ('joint',) else {b: b for b in BLOCKS}
         return cdgm.block_descent({
-            name: cdgm.Block(selector, shared, optax.adam(hyper['rates'][name]))
+            name: cdgm.Block(selector, losses_of[name],
+                             optax.adam(hyper['rates'][name]))
             for name, selector in leaves.items()})
 
     test_key = jax.random.key(0)  # one noise for every run, so that runs compare
@@ -92,8 +167,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     def pictures(params):
         """Samples from the prior, and images with their reconstructions."""
         def pixels(latent):
-            decoded = model.decode(params, latent)
-            return jax.nn.sigmoid(decoded) if bernoulli else decoded
+            return mean_pixels(values.likelihood, model.decode(params, latent))
 
         latent = jax.random.normal(jax.random.key(0), (64, model.latent_size))
         mean, _ = model.encode(params, test[:32])
@@ -104,6 +178,8 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         samples, pairs = pictures(params)
         figures.grid(folder / 'samples.png', samples)
         figures.grid(folder / 'reconstructions.png', pairs)
+        if values.final_samples:
+            write_report(folder, final_report(values, model, params, test))
 
     return Task(
         init=model.init, descent=descent, order=order,
@@ -113,6 +189,20 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         fresh=values.fresh_minibatches)
 
 
+def final_report(values: flags.FlagValues, model: models.VAE, params, test
+                 ) -> dict[str, float]:
+    """All that is known of a model at the end, on the test images."""
+    standardise = {
+        'bernoulli': None, 'logistic': None,
+        'gaussian': lambda decoded, x: (x - decoded) / values.sigma,
+        'learned_gaussian': lambda decoded, x: (x - decoded[0]) * jnp.exp(-decoded[1])}
+    return metrics.evaluate_vae(
+        params, test, jax.random.key(1), encode=model.encode, decode=model.decode,
+        log_likelihood=log_likelihood(values.likelihood, values.sigma),
+        standardise=standardise[values.likelihood], progress=say,
+        num_samples=values.final_samples, chunk_size=min(values.final_samples, 250))
+
+
 def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
     return training_flags.read_order(values, BLOCKS)
 
@@ -120,7 +210,8 @@ def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
 EXPERIMENT = Experiment(
     'vae', {'neg_elbo': 'lower'}, define_flags, traced, hyper, task,
     {'samples.png': 'Samples',
-     'reconstructions.png': 'Test images and their reconstructions'})
+     'reconstructions.png': 'Test images and their reconstructions',
+     'evaluation.txt': 'At the end, on the test images'})
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':

@@ -21,6 +21,7 @@ from cdgm.data.python_docs import python_docs as python_docs
 from cdgm.data.shakespeare import shakespeare as shakespeare
 from cdgm.data.windows import token_table as token_table
 from cdgm.data.windows import windows as windows
+from cdgm.data.synthetic_text import synthetic_text as synthetic_text
 
 DATASETS: dict[str, Callable[[Directory | None], Dataset]] = {
     'digits': digits,

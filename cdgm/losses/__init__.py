@@ -1,8 +1,9 @@
 """Losses as pure functions, in nats, summed over dimensions, averaged over the batch.
 
-`neg_elbo`, `discriminator_loss` and `generator_loss` become loss functions of a block,
-`(params, batch, key) -> (scalar, aux)`, once `functools.partial` has bound the nets;
-the rest are the terms they are made of, one value for each example or each batch.
+`neg_elbo`, `neg_iwae`, `discriminator_loss` and `generator_loss` become loss functions
+of a block, `(params, batch, key) -> (scalar, aux)`, once `functools.partial` has bound
+the nets; the rest are the terms they are made of, one value for each example or each
+batch.
 """
 
 from cdgm.losses.critics import relativistic, wasserstein
@@ -10,16 +11,30 @@ from cdgm.losses.gan import (
     GAN_LOSSES, DiscriminatorTerms, GanLoss, GeneratorTerms, discriminator_loss,
     generator_loss, least_squares, minimax, non_saturating)
 from cdgm.losses.language import next_token_loss, token_cross_entropy
+from cdgm.losses.importance import (
+    BoundTerms, LatentModel, LogWeights, log_weights, neg_iwae, sample_posterior,
+    sample_prior)
+from cdgm.losses.likelihoods import (
+    LIKELIHOODS, Likelihood, bernoulli_log_likelihood, categorical_log_likelihood,
+    check_support, gaussian_log_likelihood, learned_gaussian_log_likelihood,
+    logistic_log_likelihood)
+from cdgm.losses.linear import linear_neg_elbo
 from cdgm.losses.penalties import (
     clip_weights, squared_gradient, weight_clipping, wgan_gp)
 from cdgm.losses.vae import (
-    ElboTerms, bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood, neg_elbo,
-    sample_latent)
+    ElboTerms, annealed, gaussian_kl, gaussian_kl_per_dimension, gaussian_log_density,
+    neg_elbo, sample_latent, standard_normal_log_density)
+from cdgm.losses.wake_sleep import posterior_kl, reconstruction, sleep
 
 __all__ = [
-    'DiscriminatorTerms', 'ElboTerms', 'GAN_LOSSES', 'GanLoss', 'GeneratorTerms',
-    'bernoulli_log_likelihood', 'clip_weights', 'discriminator_loss', 'gaussian_kl',
-    'gaussian_log_likelihood', 'generator_loss', 'least_squares', 'minimax',
-    'neg_elbo', 'next_token_loss', 'non_saturating', 'relativistic', 'sample_latent',
-    'squared_gradient', 'token_cross_entropy', 'wasserstein', 'weight_clipping',
-    'wgan_gp']
+    'BoundTerms', 'DiscriminatorTerms', 'ElboTerms', 'GAN_LOSSES', 'GanLoss',
+    'GeneratorTerms', 'LIKELIHOODS', 'LatentModel', 'Likelihood', 'LogWeights',
+    'annealed', 'bernoulli_log_likelihood', 'categorical_log_likelihood',
+    'check_support', 'clip_weights', 'discriminator_loss', 'gaussian_kl',
+    'gaussian_kl_per_dimension', 'gaussian_log_density', 'gaussian_log_likelihood',
+    'generator_loss', 'learned_gaussian_log_likelihood', 'least_squares',
+    'linear_neg_elbo', 'log_weights', 'logistic_log_likelihood', 'minimax',
+    'neg_elbo', 'neg_iwae', 'next_token_loss', 'non_saturating', 'posterior_kl',
+    'reconstruction', 'relativistic', 'sample_latent', 'sample_posterior',
+    'sample_prior', 'sleep', 'squared_gradient', 'standard_normal_log_density',
+    'token_cross_entropy', 'wasserstein', 'weight_clipping', 'wgan_gp']

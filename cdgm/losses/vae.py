@@ -1,15 +1,19 @@
 """The evidence lower bound of a variational autoencoder.
 
-    -ELBO(x) = E_q(z|x)[-log p(x|z)] + beta KL(q(z|x) || N(0, I))
+    -ELBO(x) = E_q(z|x)[-log p(x|z)] + beta KL(q(z|x) || p(z))
 
-with q(z|x) = N(mean, diag exp logvar). The loss is one for both blocks, encoder and
-decoder: descending it in turns is coordinate descent (with exact minimisation, EM).
+with q(z|x) = N(mean, diag exp logvar) and p(z) = N(0, I) unless another prior is given.
+The loss is one for both blocks, encoder and decoder: descending it in turns is
+coordinate descent (with exact minimisation, EM). `cdgm.losses.wake_sleep` has losses
+that differ from block to block, `cdgm.losses.importance` the tighter bounds.
 
 Shapes   B batch, D data axes (such as height, width), Z latent, S samples of z.
 Units    nats, summed over the dimensions and averaged over the batch; divide by
          (number of dimensions) ln 2 for bits per dimension.
 Sources  Kingma & Welling 2014 (arXiv:1312.6114) eq. 10 and appendix B; beta: Higgins
-         et al. 2017 (ICLR) eq. 4.
+         et al. 2017 (ICLR) eq. 4; free bits: Kingma et al. 2016 (arXiv:1606.04934)
+         eq. 15, with a group for each dimension; warm-up: Bowman et al. 2016
+         (arXiv:1511.06349) section 3.1.
 """
 
 import math
@@ -20,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from cdgm.losses.inputs import check_equal_shapes, widen
+from cdgm.losses.likelihoods import bernoulli_log_likelihood
 
 
 class ElboTerms(NamedTuple):
@@ -27,14 +32,14 @@ class ElboTerms(NamedTuple):
 
     Attributes:
       reconstruction: float32[], -log p(x|z), averaged over the samples of z.
-      kl: float32[], KL(q(z|x) || N(0, I)), before beta.
+      kl: float32[], KL(q(z|x) || p(z)), before beta and free bits.
     """
 
     reconstruction: jax.Array
     kl: jax.Array
 
 
-def gaussian_kl(mean, logvar) -> jax.Array:
+def gaussian_kl(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     """KL(N(mean, diag exp logvar) || N(0, I)), summed over all axes but the first.
 
     Args:
@@ -50,62 +55,46 @@ def gaussian_kl(mean, logvar) -> jax.Array:
     >>> gaussian_kl(jnp.array([[0., 0.], [3., 4.]]), jnp.zeros((2, 2))).tolist()
     [0.0, 12.5]
     """
+    return _sum_but_first(gaussian_kl_per_dimension(mean, logvar))
+
+
+def gaussian_kl_per_dimension(mean: jax.Array, logvar: jax.Array) -> jax.Array:
+    """The same of each dimension, float32[B, Z], nats, >= 0."""
     check_equal_shapes(mean=mean, logvar=logvar)
     mean, logvar = widen(mean), widen(logvar)
     # expm1: exp(logvar) - 1 - logvar cancels where a latent has collapsed.
-    return _sum_but_first(jnp.square(mean) + jnp.expm1(logvar) - logvar) / 2
+    return (jnp.square(mean) + jnp.expm1(logvar) - logvar) / 2
 
 
-def bernoulli_log_likelihood(logits, x) -> jax.Array:
-    """log Bernoulli(x; sigmoid(logits)), summed over all axes but the first.
-
-    Args:
-      logits: float32[B, *D]; finite in value and gradient whatever they are.
-      x: float32[B, *D] in [0, 1]. Strictly between 0 and 1 it is a cross-entropy, not
-        the logarithm of a density: its integral over x is not one.
-
-    Returns:
-      float32[B], nats, <= 0.
-
-    Raises:
-      ValueError: the shapes differ.
-
-    >>> log_p = bernoulli_log_likelihood(jnp.zeros((1, 2)), jnp.ones((1, 2)))
-    >>> round(float(log_p[0]), 4)  # 2 log 1/2
-    -1.3863
-    """
-    check_equal_shapes(logits=logits, x=x)
-    logits, x = widen(logits), widen(x)
-    # One softplus a pixel; the logarithm of a sigmoid by hand is NaN beyond about 104.
-    return _sum_but_first(x * logits - jax.nn.softplus(logits))
-
-
-def gaussian_log_likelihood(mean, x, sigma) -> jax.Array:
-    """log N(x; mean, sigma^2 I), summed over all axes but the first.
+def gaussian_log_density(z: jax.Array, mean: jax.Array, logvar: jax.Array) -> jax.Array:
+    """log N(z; mean, diag exp logvar), summed over all axes but the first.
 
     Args:
-      mean: float32[B, *D].
-      x: float32[B, *D].
-      sigma: standard deviation > 0, a scalar or of the rank of x. A squared error is
-        this with some sigma, and -ELBO means nothing until it is said which one.
+      z: float32[B, Z].
+      mean: float32[B, Z].
+      logvar: float32[B, Z].
 
     Returns:
-      float32[B], nats, with the constant -log(sigma sqrt(2 pi)) of every dimension.
+      float32[B], nats.
 
-    Raises:
-      ValueError: the shapes of mean and x differ.
-
-    >>> log_p = gaussian_log_likelihood(jnp.zeros((1, 1)), jnp.ones((1, 1)), sigma=1.0)
-    >>> round(float(log_p[0]), 4)  # -(1 + log 2 pi) / 2
-    -1.4189
+    >>> zeros = jnp.zeros((1, 2))
+    >>> round(float(gaussian_log_density(zeros, zeros, zeros)[0]), 4)  # -log 2 pi
+    -1.8379
     """
-    check_equal_shapes(mean=mean, x=x)
-    standardised = (widen(x) - widen(mean)) / sigma
-    constant = jnp.log(sigma) + math.log(2 * math.pi) / 2
-    return -_sum_but_first(jnp.square(standardised) / 2 + constant)
+    check_equal_shapes(z=z, mean=mean, logvar=logvar)
+    z, mean, logvar = widen(z), widen(mean), widen(logvar)
+    return -_sum_but_first(jnp.square(z - mean) * jnp.exp(-logvar) + logvar
+                           + math.log(2 * math.pi)) / 2
 
 
-def sample_latent(mean, logvar, key) -> jax.Array:
+def standard_normal_log_density(params: Any, latent: jax.Array) -> jax.Array:
+    """log N(z; 0, I), float32[B]; a prior without parameters."""
+    del params
+    zeros = jnp.zeros_like(latent)
+    return gaussian_log_density(latent, zeros, zeros)
+
+
+def sample_latent(mean: jax.Array, logvar: jax.Array, key: jax.Array) -> jax.Array:
     """Draw z ~ N(mean, diag exp logvar), reparameterised: gradients reach both.
 
     Args:
@@ -120,45 +109,101 @@ def sample_latent(mean, logvar, key) -> jax.Array:
     return mean + jnp.exp(logvar / 2) * noise
 
 
-def neg_elbo(params, batch, key, *,
+def neg_elbo(params: Any, batch: jax.Array, key: jax.Array, *,
              encode: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
-             decode: Callable[[Any, jax.Array], jax.Array],
+             decode: Callable[[Any, jax.Array], Any],
              log_likelihood: Callable[..., jax.Array] = bernoulli_log_likelihood,
-             beta=1.0, num_samples: int = 1) -> tuple[jax.Array, ElboTerms]:
+             beta=1.0, free_bits=None,
+             log_prior: Callable[[Any, jax.Array], jax.Array] | None = None,
+             num_samples: int = 1) -> tuple[jax.Array, ElboTerms]:
     """-ELBO, averaged over the batch; bind the keywords with `functools.partial`.
 
     Args:
-      params: {'encoder': ..., 'decoder': ...}; encode and decode are given all of it.
+      params: {'encoder': ..., 'decoder': ...}; encode, decode and log_prior are given
+        all of it.
       batch: float32[B, *D].
       key: PRNG key of the latent noise.
       encode: (params, x) -> (mean, logvar), float32[B, Z] each.
-      decode: (params, latent) -> the logits or means that log_likelihood takes.
+      decode: (params, latent) -> what log_likelihood takes first.
       log_likelihood: (decoded, x) -> float32[B], nats; for a squared error
         `partial(gaussian_log_likelihood, sigma=...)`.
       beta: weight of the KL; may be traced.
-      num_samples: samples of z for each example, over which the reconstruction is
-        averaged.
+      free_bits: nats that each dimension of z may carry unpunished: a dimension whose
+        KL, averaged over the batch, is lower counts as this; may be traced. The terms
+        that are reported stay the true ones. None for no such thing.
+      log_prior: (params, latent) -> log p(z), float32[B]; N(0, I) when left out. The
+        KL is in closed form without it, and with it estimated from the samples.
+      num_samples: samples of z for each example, over which the reconstruction (and
+        the KL, where it is estimated) is averaged.
 
     Returns:
       (float32[], ElboTerms), nats: reconstruction + beta kl.
 
     Raises:
-      ValueError: num_samples is not positive.
+      ValueError: num_samples is not positive, or free bits meet a prior of its own,
+        whose KL has no dimensions.
     """
     if num_samples < 1:
         raise ValueError(f'num_samples is {num_samples}; draw at least one.')
+    if free_bits is not None and log_prior is not None:
+        raise ValueError('free_bits is a share of every dimension of the KL, and with '
+                         'log_prior the KL has no dimensions; leave one of them out.')
     mean, logvar = encode(params, batch)
-    latent = sample_latent(
-        _copies(mean, num_samples), _copies(logvar, num_samples), key)
+    means, logvars = _copies(mean, num_samples), _copies(logvar, num_samples)
+    latent = sample_latent(means, logvars, key)
     log_p = log_likelihood(decode(params, latent), _copies(batch, num_samples))
-    terms = ElboTerms(-jnp.mean(log_p), jnp.mean(gaussian_kl(mean, logvar)))
-    return terms.reconstruction + beta * terms.kl, terms
+    if log_prior is None:
+        kl = jnp.mean(gaussian_kl(mean, logvar))
+    else:
+        kl = jnp.mean(gaussian_log_density(latent, means, logvars)
+                      - log_prior(params, latent))
+    punished = kl if free_bits is None else jnp.sum(jnp.maximum(
+        free_bits, jnp.mean(gaussian_kl_per_dimension(mean, logvar), axis=0)))
+    terms = ElboTerms(-jnp.mean(log_p), kl)
+    return terms.reconstruction + beta * punished, terms
+
+
+def annealed(loss: Callable[..., tuple[jax.Array, Any]], clock: str = 'updates',
+             **schedules: Callable[[jax.Array], jax.Array]) -> Callable[..., Any]:
+    """Let arguments of a loss follow schedules, such as beta that of a KL warm-up.
+
+    The count is a part of the model state, `{clock: int32[]}`, so it is in every
+    checkpoint, and what counts is the updates of the blocks that descend this loss. A
+    block with another loss (the decoder's gradient does not see the KL) hands the
+    state on: give it an `annealed` without schedules and without a clock.
+
+    Args:
+      loss: (params, batch, key, **arguments) -> (scalar, aux).
+      clock: entry of the model state that is counted; '' counts nothing.
+      **schedules: argument -> optax schedule, count -> value, such as
+        `beta=optax.linear_schedule(0., 1., 1000)`.
+
+    Returns:
+      (params, model_state, batch, key) -> (scalar, (aux, model_state)).
+
+    >>> import optax
+    >>> def loss(params, batch, key, beta):
+    ...     return beta * params, None
+    >>> warm = annealed(loss, beta=optax.linear_schedule(0., 1., 4))
+    >>> value, (_, state) = warm(1., {'updates': jnp.array(2)}, None, None)
+    >>> float(value), int(state['updates'])
+    (0.5, 3)
+    """
+    def with_state(params, model_state, batch, key):
+        values = {name: schedule(model_state[clock])
+                  for name, schedule in schedules.items()}
+        value, aux = loss(params, batch, key, **values)
+        after = ({**model_state, clock: model_state[clock] + 1} if clock
+                 else model_state)
+        return value, (aux, after)
+
+    return with_state
 
 
 def _copies(array, count):
     """The batch again and again, [count B, ...]; one copy is the array itself."""
-    copies = jnp.broadcast_to(array, (count, *array.shape))
-    return copies.reshape(-1, *array.shape[1:])
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(
+        leaf, (count, *leaf.shape)).reshape(-1, *leaf.shape[1:]), array)
 
 
 def _sum_but_first(array):

@@ -32,3 +32,25 @@ def mean_and_error(values) -> Estimate:
     values = jnp.asarray(values)
     deviation = jnp.std(values, axis=0, ddof=1)
     return Estimate(jnp.mean(values, axis=0), deviation / len(values) ** 0.5)
+
+
+class Share(NamedTuple):
+    """A share of trials that came out one way.
+
+    Attributes:
+      hits: how many did.
+      trials: how many there were.
+    """
+
+    hits: int
+    trials: int
+
+    @property
+    def mean(self) -> float:
+        """hits / trials."""
+        return self.hits / self.trials
+
+    @property
+    def error(self) -> float:
+        """Standard error, sqrt(p (1 - p) / trials)."""
+        return (self.mean * (1 - self.mean) / self.trials) ** 0.5

@@ -7,6 +7,8 @@ from cdgm.moves.exact import exact_minimisation as exact_minimisation
 from cdgm.gradient_move import Evaluation as Evaluation
 from cdgm.gradient_move import Move as Move
 from cdgm.gradient_move import gradient_move as gradient_move
+from cdgm.moves.log_scale import log_det_minimisation as log_det_minimisation
+from cdgm.moves.log_scale import log_scale_minimisation as log_scale_minimisation
 from cdgm.moves.proximal import box as box
 from cdgm.moves.proximal import elastic_net as elastic_net
 from cdgm.moves.proximal import soft_threshold as soft_threshold

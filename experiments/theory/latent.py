@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import cdgm
-from cdgm.moves.exact import exact_minimisation
+from cdgm.moves import exact_minimisation, log_det_minimisation
 from experiments.theory.rows import Row
 
 KEY = jax.random.key(0)  # for losses that draw nothing
@@ -114,26 +114,6 @@ def neg_elbo(params, batch, key):
     rate = (jnp.sum(mean ** 2) / len(batch) + jnp.trace(spread) - Q
             - jnp.linalg.slogdet(spread)[1]) / 2
     return distortion + rate, None
-
-
-def log_det_minimisation(weight) -> cdgm.moves.Move:
-    """Minimise, over a matrix or a scalar X, tr(R X)/2 - weight/2 log det X exactly.
-
-    With G the gradient at X, R = 2 G + weight X'^-1, and the minimum is at weight R^-1.
-    The transpose matters: without it an asymmetry of rounding would double each time.
-    """
-    def apply(objective, active, state, **extra):
-        (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(active)
-
-        def minimum(x, grad):
-            shape, x, grad = x.shape, jnp.atleast_2d(x), jnp.atleast_2d(grad)
-            linear = 2 * grad + weight * jnp.linalg.inv(x).T
-            return (weight * jnp.linalg.inv(linear)).reshape(shape)
-
-        moved = jax.tree.map(minimum, active, grads)
-        return moved, state, cdgm.moves.Evaluation(loss, aux, jnp.zeros(()))
-
-    return cdgm.moves.Move(lambda active: (), apply)
 
 
 PPCA = cdgm.block_descent({

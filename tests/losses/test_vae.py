@@ -8,9 +8,11 @@ import optax
 import pytest
 from scipy import integrate, special, stats
 
+import cdgm
 from cdgm.losses import (
-    bernoulli_log_likelihood, gaussian_kl, gaussian_log_likelihood, neg_elbo,
-    sample_latent)
+    annealed, bernoulli_log_likelihood, gaussian_kl, gaussian_kl_per_dimension,
+    gaussian_log_density, gaussian_log_likelihood, neg_elbo, sample_latent,
+    standard_normal_log_density)
 
 MEAN = np.array([[0.3, -1.2], [2.0, 0.0]])
 LOGVAR = np.array([[-0.5, 0.7], [0.0, -3.0]])
@@ -170,3 +172,64 @@ def test_float32_in_is_float32_out_with_x64_on(key):
 def test_no_sample_is_refused(key):
     with pytest.raises(ValueError, match='num_samples is 0'):
         loss(PARAMS, BATCH, key, num_samples=0)
+
+
+def test_free_bits_hold_a_dimension_that_is_below_them(key):
+    """Kingma et al. 2016 eq. 15: below them a dimension has no gradient of the KL."""
+    kl = gaussian_kl_per_dimension(*encode(PARAMS, BATCH)).mean(0)
+    between = float(kl.mean())
+    assert kl.min() < between < kl.max()
+    free = jax.jit(partial(loss, beta=0.7))
+    value, terms = free(PARAMS, BATCH, key, free_bits=between)
+    np.testing.assert_allclose(terms.kl, kl.sum(), rtol=1e-12)
+    np.testing.assert_allclose(
+        value, terms.reconstruction + 0.7 * np.maximum(kl, between).sum(), rtol=1e-12)
+
+    def punished(params, **free_bits):
+        value, terms = loss(params, BATCH, key, **free_bits)
+        return value - terms.reconstruction
+
+    low = int(kl.argmin())
+    slope = jax.jit(jax.grad(punished))
+    np.testing.assert_array_equal(
+        slope(PARAMS, free_bits=between)['encoder']['mean'][:, low], 0)
+    assert np.any(slope(PARAMS)['encoder']['mean'][:, low] != 0)
+
+
+def test_a_prior_of_its_own_is_estimated_by_samples(key):
+    """With N(0, I) for that prior the mean is the closed form."""
+    estimate = jax.jit(jax.vmap(lambda k: loss(
+        PARAMS, BATCH, k, log_prior=standard_normal_log_density)[1].kl))
+    values = np.asarray(estimate(jax.random.split(key, 2000)))
+    expected = gaussian_kl(*encode(PARAMS, BATCH)).mean()
+    assert abs(values.mean() - expected) < 4 * stats.sem(values)
+
+
+def test_free_bits_and_a_prior_of_its_own_do_not_go_together(key):
+    with pytest.raises(ValueError, match='leave one of them out'):
+        loss(PARAMS, BATCH, key, free_bits=0.1, log_prior=standard_normal_log_density)
+
+
+def test_a_warm_up_counts_the_updates_of_its_own_block(key):
+    warm = annealed(loss, beta=optax.linear_schedule(0., 1., 4))
+    descent = cdgm.block_descent({
+        'encoder': cdgm.Block('encoder', warm, optax.sgd(0.)),
+        'decoder': cdgm.Block('decoder', annealed(loss, clock=''), optax.sgd(0.))})
+    state = descent.init(PARAMS, {'updates': jnp.array(0)})
+    state, infos = jax.jit(lambda state: descent.cycle(
+        state, BATCH, key, ('decoder', 'encoder') * 6))(state)
+    assert state.model_state['updates'] == 6
+    terms = infos.aux['encoder']
+    np.testing.assert_allclose(
+        infos.loss[1::2] - terms.reconstruction,
+        np.minimum(np.arange(6) / 4, 1) * terms.kl, rtol=1e-9)
+
+
+@pytest.mark.parametrize('shape', [(), (2, 1)])
+def test_gaussian_log_density_is_that_of_scipy(shape):
+    z = RNG.normal(size=(*shape, *MEAN.shape))
+    mean, logvar = (np.broadcast_to(a, z.shape) for a in (MEAN, LOGVAR))
+    expected = stats.norm.logpdf(z, mean, np.exp(logvar / 2))
+    np.testing.assert_allclose(
+        gaussian_log_density(z, mean, logvar),
+        expected.sum(axis=tuple(range(1, z.ndim))), rtol=1e-12)

@@ -1,0 +1,367 @@
+"""Lagging inference: does an encoder that catches up keep the latent alive?
+
+    ./launch.sh collapse                                  # 20,000 sentences, 5 seeds
+    ./launch.sh collapse --seeds=1 --epochs=8             # half an hour
+    ./launch.sh collapse --arms=joint --arms=early        # two of the arms
+
+The synthetic sentences of He et al. 2019 by their definition, of which the truth is
+known, and a GRU in place of their LSTM. All arms take as many decoder steps:
+
+    joint                 both blocks at once, -ELBO
+    anneal                the same, beta from --beta_start to 1 in --warm_up epochs
+    free_bits             the same, with --free_bits nats a dimension unpunished
+    early                 --ratio encoder steps for one decoder step in the first
+                          --early_epochs epochs, on fresh minibatches; then joint
+    aggressive            He et al.'s rule: the encoder moves until it stops gaining, at
+                          most --max_inner times, then the decoder moves once; joint
+                          from the first epoch on in which the mutual information on
+                          held-out sentences falls
+    aggressive+anneal     both
+
+For each: NLL by importance sampling, KL, mutual information against all test sentences,
+active units, encoder steps, FLOPs in terms of joint's and seconds. Expect joint's
+information to fall as it trains (0.45 nats after 6 epochs), and early encoder steps
+and annealing to hold more of it (0.80 and 1.35) at an NLL no further away than 0.1
+nats. `truth` is of the generator: its NLL, and the information that z has.
+
+Units    nats a sentence of ten words; FLOPs as XLA counts them in single steps.
+Source   He et al. 2019 (arXiv:1901.05534), Algorithm 1 and section 4.
+"""
+
+import csv
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from absl import flags
+
+import cdgm
+from cdgm import losses, metrics, models
+from cdgm.data import synthetic_text
+from cdgm.data.synthetic_text import (
+    Generator, draw_latents, draw_sentences, log_likelihood)
+from cdgm.selection import SelectedDescentState
+from experiments.harness import cli
+from experiments.harness.train.flops import flops_of_program
+
+ARMS = ('joint', 'anneal', 'free_bits', 'early', 'aggressive', 'aggressive+anneal')
+
+
+class Setting(NamedTuple):
+    """How an arm trains."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warm_up: float
+    beta_start: float
+    free_bits: float
+    ratio: int
+    early_epochs: int
+    max_inner: int
+    window: int
+
+
+class Programs(NamedTuple):
+    """One epoch of each kind: (state, sentences, key, betas) -> (state, steps).
+
+    Steps are int32[3]: of the encoder alone, of the decoder alone, of both at once.
+    """
+
+    joint: Any
+    early: Any
+    aggressive: Any
+
+
+class Row(NamedTuple):
+    """A line of the table: one arm and seed."""
+
+    arm: str
+    seed: int
+    nll: float
+    nll_error: float
+    neg_elbo: float
+    kl: float
+    mutual_information: float
+    active_units: float
+    encoder_steps: int
+    decoder_steps: int
+    relative_flops: float
+    seconds: float
+
+
+def pick(sentences: Any, rows) -> Any:
+    """Some of the sentences; they are tokens, or pairs of tokens and lengths."""
+    return jax.tree.map(lambda x: x[rows], sentences)
+
+
+def count(sentences: Any) -> int:
+    """How many there are."""
+    return len(jax.tree.leaves(sentences)[0])
+
+
+def nets(model: models.TextVAE) -> dict[str, Any]:
+    """The model as losses and metrics want it: the decoder's pass needs the tokens."""
+    return {'encode': model.encode, 'decode': lambda params, latent: (params, latent),
+            'log_likelihood': lambda decoded, x: model.log_likelihood(*decoded, x)}
+
+
+def blocks(model: models.TextVAE, setting: Setting, beta, free_bits: float | None
+           ) -> cdgm.Descent:
+    """Encoder and decoder, which share -ELBO, each clipped by its own norm."""
+    loss = partial(losses.neg_elbo, **nets(model), beta=beta, free_bits=free_bits)
+    tx = optax.chain(optax.clip_by_global_norm(5.), optax.adam(setting.learning_rate))
+    return cdgm.block_descent({
+        name: cdgm.Block(name, loss, tx) for name in ('encoder', 'decoder')})
+
+
+def programs(model: models.TextVAE, setting: Setting, free_bits: float | None
+             ) -> Programs:
+    """Compile-once programs of an epoch; `betas` has one for each decoder step."""
+    descent = partial(blocks, model, setting, free_bits=free_bits)
+    rule = cdgm.selection.aggressive(2, inner=0, outer=1, window=setting.window,
+                                     max_inner=setting.max_inner)
+
+    def minibatch(sentences, key):
+        return pick(sentences, jax.random.randint(
+            key, (setting.batch_size,), 0, count(sentences)))
+
+    def joint(state, sentences, key, betas):
+        order = jax.random.permutation(key, count(sentences))
+
+        def body(state, index):
+            rows = jax.lax.dynamic_slice_in_dim(order, index * setting.batch_size,
+                                                setting.batch_size)
+            return descent(betas[index]).simultaneous(
+                state, pick(sentences, rows),
+                jax.random.fold_in(key, index))[0], None
+
+        state, _ = jax.lax.scan(body, state, jnp.arange(len(betas)))
+        return state, jnp.array([0, 0, len(betas)])
+
+    def early(state, sentences, key, betas):
+        order = ('encoder',) * setting.ratio + ('decoder',)
+
+        def body(state, index):
+            keys = jax.random.split(jax.random.fold_in(key, index), len(order))
+            batches = jax.vmap(partial(minibatch, sentences))(keys)
+            return descent(betas[index]).cycle(state, batches, keys, order,
+                                               stacked=True)[0], None
+
+        state, _ = jax.lax.scan(body, state, jnp.arange(len(betas)))
+        return state, jnp.array([setting.ratio * len(betas), len(betas), 0])
+
+    def aggressive(state, sentences, key, betas, signal):
+        """Steps by the rule until the decoder has had an epoch's; it hears at once."""
+        def body(carry):
+            state, steps = carry
+            step_key = jax.random.fold_in(key, steps.sum())
+            driven = cdgm.drive(descent(betas[steps[1]]), rule)
+            state, info = driven.step(
+                state, minibatch(sentences, step_key), step_key,
+                signal=jnp.where(steps.sum() == 0, signal, jnp.nan))
+            return state, steps + jax.nn.one_hot(info.block, 3, dtype=steps.dtype)
+
+        return jax.lax.while_loop(lambda carry: carry[1][1] < len(betas), body,
+                                  (state, jnp.zeros(3, jnp.int32)))
+
+    return Programs(jax.jit(joint), jax.jit(early), jax.jit(aggressive))
+
+
+def betas_of(setting: Setting, arm: str, steps: int) -> np.ndarray:
+    """beta at every decoder step, float32[epochs, steps]."""
+    ones = np.ones(setting.epochs * steps, np.float32)
+    if 'anneal' in arm:
+        length = max(round(setting.warm_up * steps), 1)
+        ramp = np.linspace(setting.beta_start, 1, length)
+        ones[:len(ramp)] = ramp[:len(ones)]
+    return ones.reshape(setting.epochs, steps)
+
+
+def train(arm: str, ours: Programs, model: models.TextVAE, setting: Setting,
+          sentences, validation, seed: int) -> tuple[Any, np.ndarray, list[float]]:
+    """Train one arm; gives (params, steps as in `Programs`, MI each epoch)."""
+    key = jax.random.key(seed)
+    steps = count(sentences) // setting.batch_size
+    betas = betas_of(setting, arm, steps)
+    state = blocks(model, setting, 1., None).init(model.init(key))
+    rule = cdgm.selection.aggressive(2, inner=0, outer=1, window=setting.window,
+                                     max_inner=setting.max_inner).init()
+    taken, watched = np.zeros(3, int), [float('nan')]
+
+    @jax.jit
+    def information(params):
+        mean, logvar = model.encode(params, validation)
+        return metrics.mutual_information(mean, logvar, jax.random.key(0),
+                                          batch_size=500).mean
+
+    lively = 'aggressive' in arm
+    for epoch in range(setting.epochs):
+        epoch_key = jax.random.fold_in(key, epoch)
+        given = sentences, epoch_key, jnp.asarray(betas[epoch])
+        if lively and len(watched) > 2 and watched[-1] < max(watched[1:-1]):
+            lively = False  # what the rule decides too, on hearing the last signal
+        if lively:
+            (state, rule), counts = ours.aggressive(
+                SelectedDescentState(state, rule), *given, watched[-1])
+        elif arm == 'early' and epoch < setting.early_epochs:
+            state, counts = ours.early(state, *given)
+        else:
+            state, counts = ours.joint(state, *given)
+        taken += np.asarray(counts)
+        watched.append(float(information(state.params)))
+    return state.params, taken, watched[1:]
+
+
+def step_costs(model: models.TextVAE, setting: Setting, sentences) -> dict[str, float]:
+    """FLOPs of a step of each kind. A loop's body counts once in all of them alike."""
+    descent = blocks(model, setting, 1., None)
+    state = jax.eval_shape(lambda key: descent.init(model.init(key)), jax.random.key(0))
+    given = (state, pick(sentences, slice(setting.batch_size)), jax.random.key(0))
+    return {'joint': flops_of_program(descent.simultaneous, *given),
+            **{name: flops_of_program(partial(descent.step, block=name), *given)
+               for name in ('encoder', 'decoder')}}
+
+
+def truth(generator: Generator, drawn: int = 40, side: int = 81) -> dict[str, float]:
+    """NLL of the generator and information of z, by quadrature over the plane.
+
+    Args:
+      generator: of the data.
+      drawn: sentences, drawn anew, so that the z of each is known.
+      side: of the grid, from -6 to 6 in both directions.
+    """
+    keys = jax.random.split(jax.random.key(1), 2)
+    latent = draw_latents(keys[0], drawn)
+    sentences = draw_sentences(generator, latent, keys[1])
+    axis = jnp.linspace(-6, 6, side)
+    grid = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    corners = jnp.array([[a, b] for a in (-2., 2.) for b in (-2., 2.)])
+    squares = jnp.sum(jnp.square(grid[:, None] - corners[None]), axis=-1)
+    log_cell = (jax.nn.logsumexp(-squares / 2, axis=1) - jnp.log(4 * 2 * jnp.pi)
+                + 2 * jnp.log(12 / (side - 1)))
+
+    @jax.jit
+    def nll(generator, sentence):
+        rows = jnp.broadcast_to(sentence[None], (len(grid), len(sentence)))
+        return -jax.nn.logsumexp(log_likelihood(generator, rows, grid) + log_cell)
+
+    values = np.asarray([nll(generator, sentence) for sentence in sentences])
+    given = -np.asarray(log_likelihood(generator, sentences, latent))
+    return {'nll': float(values.mean()), 'information': float((values - given).mean()),
+            'nll_error': float(values.std(ddof=1) / len(values) ** 0.5)}
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Add the flags of this experiment."""
+    own: dict[str, Any] = {'flag_values': values}
+    flags.DEFINE_multi_enum('arms', list(ARMS), list(ARMS), 'What to train.', **own)
+    for name, value, what in (
+            ('sentences', 20_000, 'In all; four fifths to train on.'),
+            ('hidden', 50, 'Units of both GRUs.'), ('latent', 2, 'Dimensions of z.'),
+            ('epochs', 15, 'Of decoder steps.'), ('batch_size', 64, 'Sentences.'),
+            ('ratio', 5, 'Encoder steps for one decoder step, of early.'),
+            ('early_epochs', 1, 'Of early.'), ('max_inner', 30, 'Of aggressive.'),
+            ('window', 10, 'Of aggressive.'), ('seeds', 5, 'How many.'),
+            ('nll_samples', 500, 'Importance samples.'),
+            ('test_sentences', 2000, 'To evaluate on, at most.')):
+        flags.DEFINE_integer(name, value, what, lower_bound=1, **own)
+    for name, number, what in (
+            ('learning_rate', 2e-3, "Adam's."), ('warm_up', 6., 'Epochs of anneal.'),
+            ('beta_start', 0.1, 'Of anneal.'),
+            ('free_bits', 0.5, 'Nats a dimension, of free_bits.')):
+        flags.DEFINE_float(name, number, what, lower_bound=0., **own)
+    flags.DEFINE_integer('seed', 0, 'The first; the data have seed 0.', **own)
+    flags.DEFINE_string('out_dir', 'runs/collapse', 'Folder of table and figure.',
+                        **own)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Train every arm and seed; print and write the table as it grows, then draw."""
+    data, generator = synthetic_text(values.sentences)
+    assert data.validation is not None
+    train_set, validation = map(jnp.asarray, (data.train.examples,
+                                              data.validation.examples))
+    test = jnp.asarray(data.test.examples[:values.test_sentences])
+    settings: dict[str, Any] = {name: values[name].value for name in Setting._fields}
+    setting = Setting(**settings)
+    model = models.text_vae(1000, train_set.shape[1], values.latent, values.hidden,
+                            values.hidden)
+    costs = step_costs(model, setting, train_set)
+    folder = Path(values.out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    known = truth(generator)
+    print(f'truth: NLL {known["nll"]:.2f} ± {known["nll_error"]:.2f}, information '
+          f'{known["information"]:.2f}', flush=True)
+    rows, curves = [], {}
+    plain = programs(model, setting, None)
+    bits = programs(model, setting, values.free_bits)
+    for seed in range(values.seed, values.seed + values.seeds):
+        for arm in values.arms:
+            began = time.perf_counter()
+            params, taken, curve = train(
+                arm, bits if arm == 'free_bits' else plain, model, setting, train_set,
+                validation, seed)
+            seconds = time.perf_counter() - began
+            rows.append(evaluate(arm, seed, model, params, test, taken, costs, seconds,
+                                 values.nll_samples))
+            curves[arm, seed] = curve
+            print(line(rows[-1]), flush=True)
+            write(folder / 'collapse.csv', rows)
+    draw(folder / 'collapse.png', curves)
+    print(f'wrote {folder}/collapse.csv and collapse.png')
+
+
+def evaluate(arm: str, seed: int, model: models.TextVAE, params, test, taken, costs,
+             seconds: float, num_samples: int) -> Row:
+    """The row of an arm."""
+    report = metrics.evaluate_vae(
+        params, test, jax.random.key(1), **nets(model), num_samples=num_samples,
+        chunk_size=min(50, num_samples), batch_size=100, gap=False)
+    encoder, decoder, both = (int(number) for number in taken)
+    flops = (encoder * costs['encoder'] + decoder * costs['decoder']
+             + both * costs['joint'])
+    return Row(arm, seed, report['nll'], report['nll_error'], report['neg_elbo'],
+               report['kl'], report['mutual_information'], report['active_units'],
+               encoder + both, decoder + both,
+               flops / ((decoder + both) * costs['joint']), seconds)
+
+
+def line(row: Row) -> str:
+    """A row in words."""
+    return (f'{row.arm:<18} seed {row.seed}: NLL {row.nll:.3f} ± {row.nll_error:.2f}, '
+            f'KL {row.kl:.3f}, MI {row.mutual_information:.3f}, '
+            f'{row.active_units:.0f} active, {row.encoder_steps} encoder steps, '
+            f'{row.relative_flops:.2f} x FLOPs, {row.seconds:.0f} s')
+
+
+def write(file: Path, rows: list[Row]) -> None:
+    """Write one line a row."""
+    with open(file, 'w', newline='') as stream:
+        writer = csv.writer(stream, lineterminator='\n')
+        writer.writerow(Row._fields)
+        writer.writerows([f'{x:.5g}' if isinstance(x, float) else x for x in row]
+                         for row in rows)
+
+
+def draw(file: Path, curves: dict[tuple[str, int], list[float]]) -> None:
+    """Draw the mutual information on held-out sentences, epoch by epoch."""
+    figure, axes = plt.subplots(figsize=(5, 3))
+    for arm in dict.fromkeys(arm for arm, _ in curves):
+        mine = np.array([curve for (name, _), curve in curves.items() if name == arm])
+        axes.plot(1 + np.arange(mine.shape[1]), mine.mean(0), label=arm)
+    axes.set(xlabel='epochs', ylabel='mutual information, nats')
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=100)
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    cli.run(define_flags, main, __doc__)

@@ -1,0 +1,90 @@
+"""What `experiments.vae` does with likelihoods, nets and objectives of other kinds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from cdgm import losses, models
+from cdgm.data import load
+from experiments import vae
+from experiments.harness import cli
+from experiments.harness.errors import SettingError
+
+DATA = load('digits')
+TINY = ('--latent=2', '--batch_size=4')
+HYPER = {'rates': {'encoder': 1e-3, 'decoder': 1e-3}, 'beta': 1., 'sigma': 0.1}
+
+
+def task(*arguments):
+    return vae.task(cli.parse(vae.define_flags, [*TINY, *arguments]), DATA)
+
+
+def test_a_learned_sigma_starts_where_it_is_told_and_is_the_decoders():
+    ours = task('--hidden=8', '--likelihood=learned_gaussian', '--sigma=0.25')
+    params = ours.init(jax.random.key(0))
+    np.testing.assert_allclose(params['decoder']['log_scale'], np.log(0.25), rtol=1e-6)
+    batch, key = jnp.asarray(ours.examples[:4]), jax.random.key(1)
+    loss = ours.descent(HYPER).blocks['decoder'].loss
+    (_, terms), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        params, batch, key)
+    plain = models.vae((8, 8, 1), 2, (8,))
+    mean, logvar = plain.encode(params, batch)
+    decoded = plain.decode(params, losses.sample_latent(mean, logvar, key))
+    expected = stats.norm.logpdf(batch, decoded, 0.25).sum(axis=(1, 2, 3)).mean()
+    np.testing.assert_allclose(-terms.reconstruction, expected, rtol=1e-5)
+    assert grads['decoder']['log_scale'] != 0
+
+
+def test_a_logistic_likelihood_has_gradients_everywhere():
+    levels = np.round(DATA.train.examples * 15) * 17 / 255
+    ours = vae.task(cli.parse(vae.define_flags, [
+        *TINY, '--likelihood=logistic', '--sigma=0.2']), DATA._replace(
+            train=DATA.train._replace(examples=levels)))
+    batch = ours.prepare(jnp.asarray(ours.examples[:4]), jax.random.key(0))
+    value, grads = jax.jit(jax.value_and_grad(lambda p: ours.descent(HYPER).blocks[
+        'encoder'].loss(p, batch, jax.random.key(1))[0]))(
+            ours.init(jax.random.key(0)))
+    assert np.isfinite(value)
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(grads))
+
+
+def test_convolutions_take_the_place_of_the_perceptrons():
+    form = jax.eval_shape(task('--net=conv', '--hidden=3', '--hidden=4').init,
+                          jax.random.key(0))
+    assert form['encoder']['Conv_1']['kernel'].shape == (3, 3, 3, 4)
+    assert form['encoder']['mean']['bias'].shape == (2,)
+
+
+def test_each_objective_gives_the_encoder_its_own_loss():
+    blocks = {name: task(f'--objective={name}').descent(HYPER).blocks
+              for name in ('elbo', 'split', 'wake_sleep')}
+    assert blocks['elbo']['encoder'].loss is blocks['elbo']['decoder'].loss
+    assert blocks['split']['encoder'].loss.func is losses.posterior_kl
+    assert blocks['wake_sleep']['encoder'].loss.func is losses.sleep
+    assert blocks['split']['decoder'].loss.func is losses.neg_elbo
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (('--objective=split', '--order=joint'), 'one block; name blocks'),
+    (('--objective=wake_sleep', '--likelihood=gaussian'), 'black and white')])
+def test_what_does_not_go_together_is_one_line(arguments, message):
+    with pytest.raises(SettingError, match=message):
+        task(*arguments).descent(HYPER)
+
+
+def test_pixels_outside_the_support_are_refused():
+    bright = DATA._replace(train=DATA.train._replace(examples=16 * DATA.train.examples))
+    with pytest.raises(ValueError, match=r'bernoulli likelihood is of values in'):
+        vae.task(cli.parse(vae.define_flags, [*TINY]), bright)
+
+
+@pytest.mark.slow
+def test_a_run_can_end_with_an_evaluation_and_the_doctor(run):
+    """Training of one cycle has taught the decoder nothing of its latent."""
+    folder = run('vae', *TINY, '--hidden=8', '--cycles=1', '--evaluations=1',
+                 '--likelihood=gaussian', '--sigma=5', '--final_samples=5')
+    text = (folder / 'evaluation.txt').read_text()
+    assert 'standardised_error' in text and "scale: the likelihood's scale is off" in (
+        text)
