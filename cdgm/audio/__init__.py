@@ -6,10 +6,11 @@
 samples; clips are taken in chunks.
 """
 
+from cdgm.audio.augment import augment
 from cdgm.audio.griffin_lim import griffin_lim, spectral_convergence
 from cdgm.audio.log_mel import LogMel, invert_log_mel, log_mel
 from cdgm.audio.mel import mel_filters, nonnegative_magnitudes
 from cdgm.audio.stft import istft, stft
 
-__all__ = ['LogMel', 'griffin_lim', 'invert_log_mel', 'istft', 'log_mel',
+__all__ = ['LogMel', 'augment', 'griffin_lim', 'invert_log_mel', 'istft', 'log_mel',
            'mel_filters', 'nonnegative_magnitudes', 'spectral_convergence', 'stft']
