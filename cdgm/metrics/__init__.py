@@ -15,11 +15,11 @@ from cdgm.metrics.likelihood import dataset_neg_elbo, importance_weighted_nll
 from cdgm.metrics.manifold import (
     Manifold, nearest_distances, precision_recall_density_coverage)
 from cdgm.metrics.sample_scores import (
-    Judged, accuracy, check_learnt, evaluate_samples)
+    Judged, accuracy, check_learnt, evaluate_samples, sample_scores)
 from cdgm.metrics.samples import median_bandwidth, mmd2
 
 __all__ = ['Estimate', 'Judged', 'Manifold', 'accuracy', 'check_learnt',
            'dataset_neg_elbo', 'evaluate_samples', 'frechet_distance',
            'importance_weighted_nll', 'inception_score', 'mean_and_error',
            'median_bandwidth', 'mmd2', 'nearest_distances', 'params_sha256',
-           'precision_recall_density_coverage', 'train_classifier']
+           'precision_recall_density_coverage', 'sample_scores', 'train_classifier']

@@ -70,23 +70,40 @@ def evaluate_samples(samples: Judged, train: Judged, test: Judged, *,
       least: accuracy that the classifier must have on `test`.
 
     Returns:
+      As `sample_scores`, with `frechet_equal` of as many samples as there are test
+      examples.
+
+    Raises:
+      ValueError: the classifier did not learn.
+    """
+    check_learnt(test, least)
+    return sample_scores(samples, train, neighbours=neighbours, equal=len(test.points))
+
+
+def sample_scores(samples: Judged, train: Judged, *, equal: int, neighbours: int = 5
+                  ) -> dict[str, jax.Array]:
+    """Compare samples with training examples, by a classifier that is trusted.
+
+    Args:
+      samples: M of them.
+      train: the training examples, in an order drawn at random.
+      equal: number of samples of `frechet_equal`, for a comparison with other points of
+        that number, such as the test examples.
+      neighbours: k of precision, recall, density and coverage.
+
+    Returns:
       Name -> float32[]:
         samples              M
         accuracy             share recognised as what was asked for, if anything was
         classes              classes that one in a hundred samples or more is taken for
         inception_score      1 to C
         frechet              squared distance to `train`, biased by M and N
-        frechet_test         the same of as many samples as there are test examples, to
-                             be compared with `test`'s own
+        frechet_equal        the same of the first `equal` samples
         precision, recall, density, coverage
                              against the first M training examples
         nearest_median       distance to the nearest training example, median
         nearest_low          and the lowest twentieth; compare both with `test`'s
-
-    Raises:
-      ValueError: the classifier did not learn.
     """
-    check_learnt(test, least)
     share = jnp.mean(jax.nn.one_hot(jnp.argmax(samples.logits, axis=1),
                                     samples.logits.shape[1]), axis=0)
     nearest = nearest_distances(samples.points, train.points)
@@ -98,8 +115,7 @@ def evaluate_samples(samples: Judged, train: Judged, test: Judged, *,
         'classes': jnp.sum(share >= 0.01).astype(share.dtype),
         'inception_score': inception_score(samples.logits),
         'frechet': frechet_distance(samples.features, train.features),
-        'frechet_test': frechet_distance(samples.features[:len(test.points)],
-                                         train.features),
+        'frechet_equal': frechet_distance(samples.features[:equal], train.features),
         **manifold._asdict(),
         'nearest_median': jnp.median(nearest),
         'nearest_low': jnp.quantile(nearest, 0.05)}

@@ -1,6 +1,7 @@
 """What both models stand on: the data as images, the judge, and how samples end up."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ ARTIFACTS = {
     'reconstructions/*.wav': 'Recordings that were not trained on, and reconstructions',
     'interpolation/*.wav': 'From one sound to another',
     'scores.txt': 'Scores; heard: after the way to a wave and back'}
+
+_CHUNK = 32  # sounds at a time
 
 
 class Bench(NamedTuple):
@@ -75,8 +78,15 @@ class Bench(NamedTuple):
 
     def hear(self, images: jax.Array, seed: int = 0) -> tuple[jax.Array, jax.Array]:
         """Make waves of images, and images of the waves: what a person gets."""
-        waves = _invert(images, jax.random.key(seed), self.settings)
-        return waves, _image(waves, self.settings)
+        # In chunks of one size: a program for each number would be long to compile.
+        waves, heard = [], []
+        for start in range(0, len(images), _CHUNK):
+            part = images[start:start + _CHUNK]
+            padded = jnp.pad(part, [(0, _CHUNK - len(part)), *[(0, 0)] * 3])
+            wave, image = _hear(padded, jax.random.key(seed + start), self.settings)
+            waves.append(wave[:len(part)])
+            heard.append(image[:len(part)])
+        return jnp.concatenate(waves), jnp.concatenate(heard)
 
     def write_scores(self, folder: Path,
                      judged: Mapping[str, tuple[jax.Array, jax.Array | None]],
@@ -122,5 +132,7 @@ class Bench(NamedTuple):
                 for index in range(count)]
 
 
-_invert = jax.jit(audio.invert_log_mel, static_argnums=2)
-_image = jax.jit(audio.log_mel, static_argnums=1)
+@partial(jax.jit, static_argnums=2)
+def _hear(images, key, settings):
+    waves = audio.invert_log_mel(images, key, settings)
+    return waves, audio.log_mel(waves, settings)

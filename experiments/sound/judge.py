@@ -6,6 +6,7 @@ name that says what it was made of, so that all runs are judged by one.
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ class Judge(NamedTuple):
       test: of the test split.
       num_classes: C.
       sha256: of its parameters.
-      least: accuracy on the test split that was asked of it.
+      compare: (samples, train), `Judged` both -> scores; compiled once a number.
     """
 
     apply: Any
@@ -49,7 +50,7 @@ class Judge(NamedTuple):
     test: metrics.Judged
     num_classes: int
     sha256: str
-    least: float
+    compare: Any
 
     def judged(self, images: jax.Array, labels) -> metrics.Judged:
         """Look at images, which were asked for by their labels."""
@@ -58,8 +59,7 @@ class Judge(NamedTuple):
 
     def scores(self, images: jax.Array, labels) -> dict[str, float]:
         """Say all there is to say of samples."""
-        found = metrics.evaluate_samples(self.judged(images, labels), self.train,
-                                         self.test, least=self.least)
+        found = self.compare(self.judged(images, labels), self.train)
         return {name: float(value) for name, value in found.items()}
 
 
@@ -104,7 +104,8 @@ def trained_judge(data: Dataset, train: Images, test: Images, settings: audio.Lo
     except ValueError as error:
         raise SettingError(f'{error} Raise --classifier_epochs, or lower '
                            '--classifier_accuracy.') from None
-    return Judge(apply, *seen, classes, metrics.params_sha256(params), least)
+    compare = jax.jit(partial(metrics.sample_scores, equal=len(test.images)))
+    return Judge(apply, *seen, classes, metrics.params_sha256(params), compare)
 
 
 def _save(path: Path, params) -> None:
