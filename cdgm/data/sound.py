@@ -56,9 +56,9 @@ def decode(name: str, data: bytes) -> Recording:
         reason = ' '.join(str(error).split())
         raise DataError(f'{name}: cannot be read ({reason or type(error).__name__}); '
                         'mend it or take it away') from error
-    wave = channels.reshape(len(channels), -1).mean(axis=1)
-    if not len(wave):
+    if not len(channels):
         raise DataError(f'{name}: it is empty, it has no samples; take it away')
+    wave = channels.reshape(len(channels), -1).mean(axis=1)
     if not np.isfinite(wave).all():
         raise DataError(f'{name}: some samples are not finite; mend it or take it away')
     if not wave.any():

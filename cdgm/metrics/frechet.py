@@ -7,8 +7,8 @@ known as FID; on another network's features it is another number, and comparable
 with the same network and the same numbers of points: it is biased, upwards, the more
 the fewer they are.
 
-Both roots are of symmetric matrices, by their eigenvalues, of which rounding's negative
-ones count as zero: nothing can become complex, as the root of A B may.
+Both roots are of symmetric matrices, by their eigenvalues, of which those that are
+rounding count as zero: nothing can become complex, as the root of A B may.
 
 Sources  Dowson & Landau 1982, J. Multivariate Anal. 12(3) eq. 4; Heusel et al. 2017
          (arXiv:1706.08500).
@@ -42,10 +42,16 @@ def frechet_distance(x: jax.Array, y: jax.Array) -> jax.Array:
     mean = [jnp.mean(a, axis=0) for a in (x, y)]
     a, b = (_covariance(points) for points in (x, y))
     values, vectors = jnp.linalg.eigh(a)
-    root = (vectors * jnp.sqrt(jnp.maximum(values, 0))[None]) @ vectors.T
+    root = (vectors * _roots(values)[None]) @ vectors.T
     cross = jnp.linalg.eigvalsh(root @ b @ root)
     return (jnp.sum(jnp.square(mean[0] - mean[1])) + jnp.trace(a) + jnp.trace(b)
-            - 2 * jnp.sum(jnp.sqrt(jnp.maximum(cross, 0))))
+            - 2 * jnp.sum(_roots(cross)))
+
+
+def _roots(values: jax.Array) -> jax.Array:
+    """Square roots of eigenvalues; zero of rounding, whose root would not be small."""
+    noise = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    return jnp.sqrt(jnp.where(values > noise, values, 0))
 
 
 def _covariance(points: jax.Array) -> jax.Array:
