@@ -86,14 +86,15 @@ def exact_sigma(dimensions: int) -> Move:
       dimensions: D, of an example.
     """
     def apply(objective, active, state, **extra):
-        loss, terms = objective(active)
+        loss, aux = objective(active)
+        terms, _ = aux  # beside it, what a model state would be
         log_sigma, = jax.tree.leaves(active)
         constant = dimensions * (log_sigma + math.log(2 * math.pi) / 2)
         squares = 2 * jnp.exp(2 * log_sigma) * (terms.reconstruction - constant)
         best = jnp.log(jnp.maximum(squares, 1e-8) / dimensions) / 2
         slope = dimensions - squares / jnp.exp(2 * log_sigma)
         moved = jax.tree.map(lambda leaf: best.astype(leaf.dtype), active)
-        return moved, state, Evaluation(loss, terms, jnp.abs(slope))
+        return moved, state, Evaluation(loss, aux, jnp.abs(slope))
 
     return Move(lambda active: (), apply)
 
