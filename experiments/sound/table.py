@@ -1,4 +1,4 @@
-"""Print the scores of runs as a table, a row an order, the mean over seeds.
+"""Print what became of runs as tables, one an order, the mean over seeds.
 
     python -m experiments.sound.table results/audio/vae-*     # that of docs/sound.md
     python -m experiments.sound.table runs/audio_gan/audio-*
@@ -15,26 +15,29 @@ from experiments.harness.runs.run_folder import read_rows
 # What is shown of each kind of samples, and with how many digits.
 _SCORES = {'accuracy': 3, 'inception_score': 2, 'frechet': 1, 'density': 2,
            'coverage': 2, 'nearest_median': 2}
-_TESTED = {'neg_elbo': 1, 'bits_per_pixel': 3, 'kl': 1, 'reconstruction_db': 2}
+_TESTED = {'neg_elbo': 1, 'bits_per_pixel': 3, 'kl': 1, 'reconstruction_db': 2,
+           'reconstruction_accuracy': 3, 'prior_accuracy': 3, 'accuracy': 3,
+           'inception_score': 2, 'frechet': 1, 'coverage': 2}
 
 
 def main(paths: Sequence[str]) -> None:
-    """Print what was judged, then what was measured of the test split."""
+    """Print what was measured on the way, then what was judged at the end."""
     runs: dict[str, list[Path]] = {}
     for path in map(Path, paths):
-        if (path / 'scores.json').exists():
-            runs.setdefault(_order(path), []).append(path)
+        runs.setdefault(_order(path), []).append(path)
     for order, folders in runs.items():
-        last = [read_rows(folder)[-1] for folder in folders]
-        print(f'{order}: {len(folders)} seeds, {last[0]["cycle"]} cycles, '
-              f'{last[0]["gflop"]:.0f} GFLOP a seed')
-        _print([_line('test split', _TESTED, [
-            {name: values[0] for name, values in row['test'].items()}
-            for row in last])], _TESTED)
+        print(f'{order}: {len(folders)} seeds\n')
+        tested = [[row for row in read_rows(folder) if row.get('cycle')
+                   and 'test' in row] for folder in folders]
+        _print([_line(f'{rows[0]["cycle"]} cycles, {rows[0]["gflop"]:.0f} GFLOP',
+                      _TESTED, [{name: values[0] for name, values
+                                 in row['test'].items()} for row in rows])
+                for rows in zip(*tested)], _TESTED)
         scores = [json.loads((folder / 'scores.json').read_text())['rows']
-                  for folder in folders]
-        _print([_line(name, _SCORES, [each[name] for each in scores])
-                for name in scores[0]], _SCORES)
+                  for folder in folders if (folder / 'scores.json').exists()]
+        if scores:  # there are none of a run that has not ended
+            _print([_line(name, _SCORES, [each[name] for each in scores])
+                    for name in scores[0]], _SCORES)
 
 
 def _order(path: Path) -> str:
@@ -54,10 +57,12 @@ def _line(name: str, columns: Mapping[str, int], rows: Sequence[Mapping[str, flo
 
 
 def _print(lines: Sequence[Sequence[str]], columns: Mapping[str, int]) -> None:
-    if all(set(line[1:]) == {'–'} for line in lines):
-        return
-    print('\n'.join(f'| {" | ".join(line)} |' for line in (
-        ['', *columns], ['---'] * (1 + len(columns)), *lines)), end='\n\n')
+    """Print a table without the columns that are empty."""
+    table = [['', *columns], ['---'] * (1 + len(columns)), *lines]
+    shown = [at for at in range(1 + len(columns))
+             if not at or any(line[at] != '–' for line in lines)]
+    print('\n'.join(f'| {" | ".join(line[at] for at in shown)} |' for line in table),
+          end='\n\n')
 
 
 if __name__ == '__main__':
