@@ -12,14 +12,15 @@ LABELS = jnp.array([0, 2, 1])
 
 
 def moved(model_of, shape=(10, 6, 1)):
-    """A model and parameters that are all different from zero."""
+    """A model, compiled, and parameters that are all different from zero."""
     model = model_of(shape)
-    params = jax.jit(model.init)(jax.random.key(0))
-    leaves, form = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return model, jax.tree.unflatten(form, [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for leaf, key in zip(leaves, keys)])
+    model = model._replace(**{name: jax.jit(value) for name, value
+                              in model._asdict().items() if callable(value)})
+    params = model.init(jax.random.key(0))
+    random = np.random.RandomState(1)
+    return model, jax.tree.map(
+        lambda leaf: np.asarray(leaf) + 0.1 * random.normal(size=leaf.shape).astype(
+            leaf.dtype), params)
 
 
 @pytest.mark.parametrize('channels', [(), (2, 3)], ids=['mlp', 'conv'])
@@ -53,7 +54,8 @@ def test_gan(classes, channels):
     assert logits.shape == (3,)
     if classes:
         # Projection: the logit is linear in the class's vector.
-        every = [model.discriminate(params, images, jnp.full(3, c)) for c in range(3)]
+        every = [model.discriminate(params, images, jnp.full_like(LABELS, c))
+                 for c in range(3)]
         np.testing.assert_allclose(logits, [every[c][i] for i, c in enumerate(LABELS)])
         without = {**params['discriminator'],
                    'classes': {'kernel': jnp.zeros((3, 4))}}
