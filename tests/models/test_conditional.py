@@ -121,6 +121,6 @@ def test_classifier_gives_features_and_logits():
     features, logits = net.apply(params, jnp.ones((2, 9, 7, 1)))
     assert features.shape == (2, 5) and logits.shape == (2, 4)
     assert np.min(features) >= 0
-    np.testing.assert_allclose(
-        logits, features @ params['Dense_1']['kernel'] + params['Dense_1']['bias'],
-        rtol=1e-6)
+    last = params['Dense_1']
+    np.testing.assert_allclose(logits, features @ last['kernel'] + last['bias'][None],
+                               rtol=1e-6)
