@@ -3,12 +3,13 @@
 The names that every program needs are here; the rest is in the namespaces
 `cdgm.schedules`, `cdgm.selection` (rules that choose the next block), `cdgm.moves` (how
 a block moves when not by optax), `cdgm.games`, `cdgm.transforms` (of optax's kind),
-`cdgm.layers`, and in `cdgm.losses`, `cdgm.models`, `cdgm.data` and `cdgm.metrics`.
+`cdgm.layers`, and in `cdgm.losses`, `cdgm.models`, `cdgm.data`, `cdgm.metrics` and
+`cdgm.audio`.
 """
 
 from cdgm import (
-    blocks, data, games, layers, losses, metrics, models, moves, reuse, schedules,
-    selection, transforms)
+    audio, blocks, data, games, layers, losses, metrics, models, moves, reuse,
+    schedules, selection, transforms)
 from cdgm._explain import Explanation, Memory, explain, memory
 from cdgm.blocks import label
 from cdgm.descent import (
@@ -22,8 +23,8 @@ __version__ = '0.1.0'
 
 __all__ = [
     'Block', 'CoordinateDescentState', 'Descent', 'DescentState', 'Explanation',
-    'Finding', 'LossFn', 'Memory', 'Schedule', 'StepInfo', 'block_descent',
-    'blocks', 'coordinate_descent', 'cyclic', 'data', 'diagnose', 'drive',
-    'explain', 'games', 'label', 'layers', 'losses', 'memory', 'metrics', 'models',
-    'moves', 'phases', 'reuse', 'schedules', 'selection', 'sequence', 'shuffled',
-    'transforms', 'uniform']
+    'Finding', 'LossFn', 'Memory', 'Schedule', 'StepInfo', 'audio', 'block_descent',
+    'blocks', 'coordinate_descent', 'cyclic', 'data', 'diagnose', 'drive', 'explain',
+    'games', 'label', 'layers', 'losses', 'memory', 'metrics', 'models', 'moves',
+    'phases', 'reuse', 'schedules', 'selection', 'sequence', 'shuffled', 'transforms',
+    'uniform']

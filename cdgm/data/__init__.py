@@ -1,4 +1,4 @@
-"""Data sets by name: arrays of images or of text, loaded by functions of one signature.
+"""Data sets by name: arrays of images, text or sound, by functions of one signature.
 
 A set's files are read from a directory that the user names (`data_dir`, or the
 environment variable CDGM_DATA_DIR), or downloaded once to the user's cache. The sha256
@@ -8,6 +8,7 @@ of every file is pinned, and checked at every load before the file is parsed.
 import difflib
 from collections.abc import Callable
 
+from cdgm.data.audio_folder import audio_folder as audio_folder
 from cdgm.data.binarize import binarize as binarize
 from cdgm.data.binarized_mnist import binarized_mnist as binarized_mnist
 from cdgm.data.dataset import Dataset as Dataset
@@ -15,8 +16,10 @@ from cdgm.data.dataset import Split as Split
 from cdgm.data.digits import digits as digits
 from cdgm.data.files import DataError as DataError
 from cdgm.data.files import Directory
+from cdgm.data.fsdd import fsdd as fsdd
 from cdgm.data.mnist import fashion_mnist as fashion_mnist
 from cdgm.data.mnist import mnist as mnist
+from cdgm.data.notes import notes as notes
 from cdgm.data.python_docs import python_docs as python_docs
 from cdgm.data.shakespeare import shakespeare as shakespeare
 from cdgm.data.windows import token_table as token_table
@@ -30,6 +33,9 @@ DATASETS: dict[str, Callable[[Directory | None], Dataset]] = {
     'fashion_mnist': fashion_mnist,
     'python_docs': python_docs,
     'shakespeare': shakespeare,
+    'notes': notes,
+    'fsdd': fsdd,
+    'folder': audio_folder,
 }
 
 

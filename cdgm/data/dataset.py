@@ -1,7 +1,7 @@
 """What every loader returns: splits of examples, as NumPy arrays.
 
 Shapes: N examples; of images H rows, W columns, one channel (the NHWC order of flax);
-of text T tokens.
+of text T tokens; of sound T samples.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ class Split(NamedTuple):
 
     Attributes:
       examples: a pytree of arrays with a leading axis of N. Images are float32[N, H, W,
-        1], intensities in [0, 1]; text is int32[N, T], indices into the vocabulary.
+        1], intensities in [0, 1]; text is int32[N, T], indices into the vocabulary;
+        sound is float32[N, T], each recording scaled to a peak of 1.
       labels: int32[N], or None for a set without labels.
     """
 
@@ -32,6 +33,8 @@ class Dataset(NamedTuple):
       test: what is reported.
       sha256: name of each file read -> the sha256 of its bytes, in hexadecimal.
       vocabulary: of a text, its characters: token i stands for vocabulary[i].
+      rate: of sound, samples a second.
+      classes: names of the classes: label i stands for classes[i].
     """
 
     name: str
@@ -40,6 +43,8 @@ class Dataset(NamedTuple):
     test: Split
     sha256: dict[str, str]
     vocabulary: str | None = None
+    rate: int | None = None
+    classes: tuple[str, ...] | None = None
 
 
 def unit_images(values: np.ndarray, white: int) -> np.ndarray:

@@ -7,7 +7,7 @@ the name, and two processes may download at once.
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cdgm.data.files import DataError, File, check_sha256
@@ -34,12 +34,15 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def download(file: File, folder: Path) -> None:
+def download(file: File, folder: Path,
+             check: Callable[[bytes, str, str], object] | None = None) -> None:
     """Bring `file` from its address to `folder`, in place of what has its name there.
 
     Args:
       file: its name, address and sha256.
       folder: where it goes; made when missing.
+      check: (bytes, where, remedy) -> anything, raises a DataError for wrong bytes, for
+        a file whose `sha256` is of what is in it and not of its own bytes.
 
     Raises:
       DataError: the server cannot be reached, does not have the file or sends other
@@ -57,13 +60,17 @@ def download(file: File, folder: Path) -> None:
         pooch.HTTPDownloader(stream=False)(url, output_file, pup)
         # pooch would check as well, but its message lacks the address and the remedy.
         data = Path(output_file).read_bytes()
-        check_sha256(data, (file.sha256,), f'download of {url}', by_hand)
+        where = f'download of {url}'
+        if check:
+            check(data, where, by_hand)
+        else:
+            check_sha256(data, (file.sha256,), where, by_hand)
 
     logging.getLogger(__name__).info('downloading %s to %s', file.url, folder)
     try:
         with _quiet(pooch.get_logger()):
-            pooch.retrieve(file.url, f'sha256:{file.sha256}', fname=file.name,
-                           path=folder, downloader=downloader)
+            pooch.retrieve(file.url, None if check else f'sha256:{file.sha256}',
+                           fname=file.name, path=folder, downloader=downloader)
     except requests.RequestException as error:
         raise DataError(
             f'{file.url}: not downloaded ({_reason(error)}; expected sha256 '

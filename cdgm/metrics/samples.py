@@ -10,6 +10,8 @@ Sources  Gretton et al. 2012 (JMLR 13) eq. 3, unbiased; median heuristic: sectio
 import jax
 import jax.numpy as jnp
 
+from cdgm.metrics.distances import centred, square_distances
+
 
 def mmd2(x, y, bandwidths) -> jax.Array:
     """Unbiased squared maximum mean discrepancy with Gaussian kernels.
@@ -33,7 +35,7 @@ def mmd2(x, y, bandwidths) -> jax.Array:
     """
     x, y = _checked(x, y)
     within_x, within_y, between = (
-        _square_distances(a, b) for a, b in ((x, x), (y, y), (x, y)))
+        square_distances(a, b) for a, b in ((x, x), (y, y), (x, y)))
 
     def discrepancy(sigma):
         def kernel(square_distances):
@@ -63,7 +65,7 @@ def median_bandwidth(x, y) -> jax.Array:
     """
     pooled = jnp.concatenate(_checked(x, y))
     pairs = jnp.triu_indices(len(pooled), k=1)
-    return jnp.median(jnp.sqrt(_square_distances(pooled, pooled)[pairs]))
+    return jnp.median(jnp.sqrt(square_distances(pooled, pooled)[pairs]))
 
 
 def _checked(x, y):
@@ -74,15 +76,7 @@ def _checked(x, y):
     if min(len(x), len(y)) < 2:
         raise ValueError(f'x has {len(x)} rows and y {len(y)}; give each at least two.')
     # Distances do not change, and lose fewer digits near the origin.
-    centre = jnp.mean(x, axis=0, keepdims=True)
-    return x - centre, y - centre
-
-
-def _square_distances(x, y):
-    norms = [jnp.sum(jnp.square(a), axis=1) for a in (x, y)]
-    # Devices that multiply in fewer bits by default would lose small distances.
-    products = jnp.matmul(x, y.T, precision='highest')
-    return jnp.maximum(norms[0][:, None] + norms[1][None] - 2 * products, 0)
+    return centred(x, y)
 
 
 def _mean_off_diagonal(matrix):

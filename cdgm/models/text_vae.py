@@ -77,6 +77,7 @@ class Decoder(nn.Module):
     hidden: int
 
     def setup(self):
+        """Make the parts that every step shares."""
         # Two symbols more: the start, and what a dropped token is replaced by.
         self.embed = nn.Embed(self.vocabulary + 2, self.embedding)
         self.first = nn.Dense(self.hidden, use_bias=False)
@@ -84,11 +85,13 @@ class Decoder(nn.Module):
         self.logits = nn.Dense(self.vocabulary)
 
     def start(self, latent):
+        """Return the state before the first token, float[B, hidden]."""
         if not latent.shape[-1]:  # a language model
             return jnp.zeros((len(latent), self.hidden))
         return jnp.tanh(self.first(latent))
 
     def step(self, state, token, latent):
+        """Take one token; (state, logits of the next)."""
         state, out = self.cell(
             state, jnp.concatenate([self.embed(token), latent], axis=-1))
         return state, self.logits(jnp.concatenate([out, latent], axis=-1))

@@ -153,7 +153,8 @@ def _layer(params: dict[str, Any], x: jax.Array, heads: int) -> jax.Array:
 
 def _norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     x = x - jnp.mean(x, -1, keepdims=True)
-    return x * lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-5) * scale[None, None]
+    return x * lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-5
+                         ) * scale[None, None]
 
 
 def _normal(key: jax.Array, *shape: int) -> jax.Array:

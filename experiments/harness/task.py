@@ -124,7 +124,7 @@ class Experiment(NamedTuple):
         that does not fit the others.
       task: (flags, data) -> the task.
       artifacts: file that `Task.draw` writes -> its title; the report shows a .png as a
-        picture, a .wav as a player and a .txt as text.
+        picture, a .wav as a player and a .txt as text. A `*` stands for several files.
       load: flags -> data; the set of --dataset unless given.
     """
 

@@ -40,10 +40,14 @@ def operational_arguments(values: flags.FlagValues) -> list[str]:
             if values[name].value is not None]
 
 
-def define_flags(values: flags.FlagValues, *, order: str, learning_rate: str,
-                 batch_size: int, epochs: float, fresh_minibatches: bool,
+def define_flags(values: flags.FlagValues, *, order: str | None,
+                 learning_rate: str | None, batch_size: int, epochs: float,
+                 fresh_minibatches: bool | None,
                  dataset: str = 'digits') -> None:
-    """Define the common flags; the arguments are the defaults that differ."""
+    """Define the common flags; the arguments are the defaults that differ.
+
+    None is for an experiment that has defaults of its own for what was not given.
+    """
     define_operational_flags(values)
     own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_enum('dataset', dataset, sorted(DATASETS), 'Data to model.', **own)

@@ -1,16 +1,14 @@
 """A table of a sweep as HTML: its numbers, curves, pictures and commands."""
 
-import base64
 import html
 import math
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from experiments.harness.report import figures
-from experiments.harness.report import panels, tables
+from experiments.harness.report import artifacts, panels, tables
 from experiments.harness.report.compare import mean_error
 from experiments.harness.report.tables import Line, Results, Run
 
@@ -122,13 +120,13 @@ def _drawings(result: Results) -> list[str]:
     return [
         f'<h3>{html.escape(metric)} against cycles, FLOPs and seconds</h3>',
         _legend([line.name for line in drawn]),
-        _gallery('panels', [
-            _figure(svg, 'svg+xml', '', f'{metric} against {along}')
+        artifacts.gallery('panels', [
+            artifacts.figure(svg, 'svg+xml', '', f'{metric} against {along}')
             for along, svg in panels.curves(rows, result.table.metric).items()]),
         paragraph(note, 'note'),
         '<h3>Training loss of each block, before its own move</h3>',
-        _gallery('panels', [
-            _figure(svg, 'svg+xml', line.name, f'Training losses: {line.name}')
+        artifacts.gallery('panels', [
+            artifacts.figure(svg, 'svg+xml', line.name, f'Training losses: {line.name}')
             for line, svg in zip(drawn, panels.losses(rows))]),
         *(_artifacts(there, file, title)
           for file, title in result.artifacts.items())]
@@ -152,37 +150,10 @@ def _shown(lines: Sequence[Line], better: str) -> list[Line]:
 
 def _artifacts(lines: Sequence[Line], file: str, title: str) -> str:
     """Show what the first run of each row wrote: pictures, sounds, texts."""
-    paths = [(line.name, line.runs[0].folder / file) for line in lines]
-    found = [_artifact(path, name, f'{title}: {name}')
-             for name, path in paths if path.exists()]
-    kind = 'pictures' if file.endswith('.png') else 'artifacts'
+    found = [shown for line in lines
+             for shown in artifacts.show(line.runs[0].folder, file, title, line.name)]
     head = f'<h3>{html.escape(title)}, first seed</h3>'
-    return f'{head}{_gallery(kind, found)}' if found else ''
-
-
-def _artifact(path: Path, caption: str, alt: str) -> str:
-    below = f'<figcaption>{html.escape(caption)}</figcaption>'
-    match path.suffix:
-        case '.wav':
-            data = base64.b64encode(path.read_bytes()).decode()
-            return (f'<figure><audio controls aria-label="{html.escape(alt)}" '
-                    f'src="data:audio/wav;base64,{data}"></audio>{below}</figure>')
-        case '.txt':
-            words = html.escape(path.read_text(encoding='utf-8'))
-            return f'<figure><pre class="artifact">{words}</pre>{below}</figure>'
-        case _:
-            return _figure(path.read_bytes(), 'png', caption, alt)
-
-
-def _gallery(kind: str, items: Sequence[str]) -> str:
-    return f'<div class="{kind}">\n' + '\n'.join(items) + '\n</div>'
-
-
-def _figure(picture: bytes, kind: str, caption: str, alt: str) -> str:
-    data = base64.b64encode(picture).decode()
-    below = f'<figcaption>{html.escape(caption)}</figcaption>' if caption else ''
-    return (f'<figure><img alt="{html.escape(alt)}" '
-            f'src="data:image/{kind};base64,{data}">{below}</figure>')
+    return f'{head}{artifacts.gallery(artifacts.kind(file), found)}' if found else ''
 
 
 def _tried(result: Results) -> str:

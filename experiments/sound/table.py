@@ -1,0 +1,71 @@
+"""Print what became of runs as tables, one an order, the mean over seeds.
+
+    python -m experiments.sound.table results/audio/vae-*     # that of docs/sound.md
+    python -m experiments.sound.table runs/audio_gan/audio-*
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.harness.report.compare import mean_error
+from experiments.harness.runs.run_folder import read_rows
+
+# What is shown of each kind of samples, and with how many digits.
+_SCORES = {'accuracy': 3, 'inception_score': 2, 'frechet': 1, 'density': 2,
+           'coverage': 2, 'nearest_median': 2}
+_TESTED = {'neg_elbo': 1, 'bits_per_pixel': 3, 'kl': 1, 'reconstruction_db': 2,
+           'reconstruction_accuracy': 3, 'prior_accuracy': 3, 'accuracy': 3,
+           'inception_score': 2, 'frechet': 1, 'coverage': 2}
+
+
+def main(paths: Sequence[str]) -> None:
+    """Print what was measured on the way, then what was judged at the end."""
+    runs: dict[str, list[Path]] = {}
+    for path in map(Path, paths):
+        runs.setdefault(_order(path), []).append(path)
+    for order, folders in runs.items():
+        print(f'{order}: {len(folders)} seeds\n')
+        tested = [[row for row in read_rows(folder) if row.get('cycle')
+                   and 'test' in row] for folder in folders]
+        _print([_line(f'{rows[0]["cycle"]} cycles, {rows[0]["gflop"]:.0f} GFLOP',
+                      _TESTED, [{name: values[0] for name, values
+                                 in row['test'].items()} for row in rows])
+                for rows in zip(*tested)], _TESTED)
+        scores = [json.loads((folder / 'scores.json').read_text())['rows']
+                  for folder in folders if (folder / 'scores.json').exists()]
+        if scores:  # there are none of a run that has not ended
+            _print([_line(name, _SCORES, [each[name] for each in scores])
+                    for name in scores[0]], _SCORES)
+
+
+def _order(path: Path) -> str:
+    """The order of a run, or the model whose default it is."""
+    flags = dict(line.removeprefix('--').partition('=')[::2]
+                 for line in (path / 'flags.txt').read_text().splitlines())
+    return f'{flags.get("model", "vae")} {flags.get("order", "")}'.strip()
+
+
+def _line(name: str, columns: Mapping[str, int], rows: Sequence[Mapping[str, float]]
+          ) -> list[str]:
+    cells = []
+    for column, digits in columns.items():
+        values = [row[column] for row in rows if column in row]
+        cells.append(mean_error(np.asarray(values), digits) if values else '–')
+    return [name, *cells]
+
+
+def _print(lines: Sequence[Sequence[str]], columns: Mapping[str, int]) -> None:
+    """Print a table without the columns that are empty."""
+    table = [['', *columns], ['---'] * (1 + len(columns)), *lines]
+    shown = [at for at in range(1 + len(columns))
+             if not at or any(line[at] != '–' for line in lines)]
+    print('\n'.join(f'| {" | ".join(line[at] for at in shown)} |' for line in table),
+          end='\n\n')
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

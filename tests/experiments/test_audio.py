@@ -1,0 +1,196 @@
+"""Runs of the sound experiment: what can be heard, and what is said of it."""
+
+import json
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.io import wavfile
+
+import cdgm
+from cdgm import losses, models
+from cdgm.data import Dataset, Split, load
+from cdgm.data.notes import draw_notes, synthesise
+from experiments import audio
+from experiments.harness import cli
+from experiments.harness.errors import SettingError
+from experiments.harness.report import artifacts
+from experiments.harness.runs.run_folder import read_rows
+from experiments.sound import gan, vae
+
+TINY = ('--cycles=4', '--evaluations=1', '--samples=20', '--classifier_epochs=1',
+        '--classifier_accuracy=0', '--batch_size=16', '--latent=2')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def few_notes(tmp_path_factory):
+    """Notes of an eighth of the number, and a cache of one's own."""
+    patch = pytest.MonkeyPatch()
+    cache = tmp_path_factory.mktemp('cache')
+    patch.setattr('experiments.sound.judge.pooch.os_cache', lambda name: cache / name)
+    splits = [Split(synthesise(drawn, 8192, 8000), drawn.label)
+              for drawn in (draw_notes(120, 0), draw_notes(30, 1))]
+    data = Dataset('notes', splits[0], None, splits[1], {'notes': 'few'}, rate=8000,
+                   classes=tuple('abcdefghij'))
+    patch.setattr(audio, 'load', lambda name, data_dir: (
+        data if name == 'notes' else load(name, data_dir)))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope='module')
+def vae_run(run):
+    return run('audio', *TINY, '--order=sigma,decoder,encoder')
+
+
+@pytest.fixture(scope='module')
+def gan_run(run):
+    return run('audio', *TINY, '--model=gan', '--r2=0.5')
+
+
+GAN_RUN = partial(pytest.param, 'gan_run', marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize('name, counts', [
+    ('vae_run', {'samples': 10, 'reconstructions': 10, 'interpolation': 5}),
+    GAN_RUN({'samples': 10, 'interpolation': 5})])
+def test_every_sound_is_there_and_is_one(name, counts, request):
+    folder = request.getfixturevalue(name)
+    for kind, count in counts.items():
+        paths = sorted((folder / kind).glob('*.wav'))
+        assert len(paths) == count
+        for path in paths:
+            rate, samples = wavfile.read(path)
+            assert rate == 8000 and samples.dtype == np.int16
+            # At a peak of 0.9: nothing is clipped, and nothing silent.
+            assert abs(np.abs(samples).max() - 0.9 * 32767) <= 1
+            assert np.sqrt(np.mean(np.square(samples / 32767))) > 1e-3
+            assert path.with_suffix('.png').exists()
+
+
+@pytest.mark.parametrize('name, players', [('vae_run', 25), GAN_RUN(15)])
+def test_the_page_has_a_player_and_a_picture_of_each(name, players, request):
+    page = (request.getfixturevalue(name) / 'report.html').read_text()
+    assert page.count('<audio controls') == players
+    assert len(re.findall(r'<img [^>]*data:image/png', page)) == players
+    assert len(page.encode()) <= 3e6
+    assert 'classifier_sha256' in page and not re.search(r'(src|href)="http', page)
+
+
+@pytest.mark.parametrize('name, rows', [('vae_run', 10), GAN_RUN(6)])
+def test_scores_are_recorded(name, rows, request):
+    folder = request.getfixturevalue(name)
+    scores = json.loads((folder / 'scores.json').read_text())
+    assert len(scores['rows']) == rows
+    assert re.fullmatch('[0-9a-f]{64}', scores['facts']['classifier_sha256'])
+    for name, row in scores['rows'].items():
+        assert {'accuracy', 'inception_score', 'frechet', 'precision', 'recall',
+                'density', 'coverage', 'nearest_median'} <= set(row), name
+    real = scores['rows']['real, test split']
+    assert real['samples'] == 30 and real['nearest_low'] > 0
+
+
+def test_rows_of_metrics(vae_run):
+    test = read_rows(vae_run)[-1]['test']
+    pixels = 64 * 64 * np.log(2)
+    np.testing.assert_allclose(test['bits_per_pixel'][0] * pixels, test['neg_elbo'][0],
+                               rtol=1e-6)
+    assert 0 < test['reconstruction_db'][0] < 80
+
+
+def test_exact_sigma_is_where_the_gradient_vanishes():
+    model = models.conditional_vae((4, 4, 1), 2, latent_size=2, hidden=(3,))
+    params = {**model.init(jax.random.key(0)), 'sigma': jnp.log(0.5)}
+    batch = (jax.random.uniform(jax.random.key(1), (6, 4, 4, 1)), jnp.arange(6) % 2)
+
+    def loss(params, batch, key):
+        return vae.neg_elbo(model, jnp.exp(params['sigma']), 1., params, batch, key)
+
+    descent = cdgm.block_descent({
+        'nets': cdgm.Block(lambda path: 'sigma' not in path, loss, optax.sgd(0.1)),
+        'sigma': cdgm.Block('sigma', loss, vae.exact_sigma(16))})
+    key = jax.random.key(2)
+    state, info = jax.jit(descent.step, static_argnums=3)(
+        descent.init(params), batch, key, 'sigma')
+    value = jax.jit(jax.value_and_grad(lambda params: loss(params, batch, key)[0]))
+    (before, steep), (after, flat) = value(params), value(state.params)
+    # The nets are float32, and what they sum is some hundred nats.
+    np.testing.assert_allclose(flat['sigma'], 0, atol=1e-3)
+    np.testing.assert_allclose(info.grad_norm, abs(steep['sigma']), rtol=1e-5)
+    assert after < before
+
+
+def test_the_average_of_the_generator_is_that_of_its_steps():
+    model = models.conditional_gan((4, 4, 1), latent_size=2, widths=(3,), channels=(2,))
+    params = model.init(jax.random.key(0))
+    state = {'average': jax.tree.map(jnp.zeros_like, params['generator']),
+             'weight': jnp.zeros(())}
+    start = gan.average(params, state)  # nothing taken in: the parameters themselves
+    np.testing.assert_array_equal(*map(lambda p: p['generator']['Dense_0']['kernel'],
+                                       (start, params)))
+    batch = jnp.zeros((2, 4, 4, 1)), None
+    step_of = jax.jit(partial(gan.generator_loss, model, losses.non_saturating, 0.5))
+    seen = []
+    for step in range(3):
+        params = jax.tree.map(lambda x: x + 1, params)
+        seen.append(params['generator']['Dense_0']['kernel'])
+        _, (_, state) = step_of(params, state, batch, jax.random.key(step))
+    weights = np.array([0.125, 0.25, 0.5]) / 0.875
+    expected = sum(w * x for w, x in zip(weights, seen))
+    np.testing.assert_allclose(
+        gan.average(params, state)['generator']['Dense_0']['kernel'], expected,
+        rtol=1e-6)
+
+
+def test_penalties_are_added_at_the_data_and_at_the_samples():
+    model = models.ConditionalGAN(
+        None, lambda params, z, labels: jnp.broadcast_to(
+            z[:, :1, None, None], (len(z), 2, 2, 1)),
+        lambda w, x, labels: w * (x ** 2).sum((1, 2, 3)), 3, 0)
+    images = jnp.asarray(np.random.RandomState(0).rand(5, 2, 2, 1))
+    key = jax.random.key(0)
+
+    def value(**penalties):
+        return gan.discriminator_loss(model, losses.non_saturating, penalties, 0.5,
+                                      'state', (images, None), key)[0]
+
+    # D(x) = w |x|^2 has the slope 2 w x.
+    fake = 4 * jax.random.normal(key, (5, 3))[:, 0] ** 2
+    np.testing.assert_allclose(value(r1=3.) - value(), 3 / 2 * 4 * 0.5 ** 2 * (
+        images ** 2).sum((1, 2, 3)).mean(), rtol=1e-6)
+    np.testing.assert_allclose(value(r2=3.) - value(),
+                               3 / 2 * 4 * 0.5 ** 2 * fake.mean(), rtol=1e-6)
+
+
+def fail(*arguments):
+    values = cli.parse(audio.define_flags, [*TINY, *arguments])
+    audio.EXPERIMENT.hyper(values)
+    with pytest.raises(SettingError) as caught:
+        audio.EXPERIMENT.task(values, audio.EXPERIMENT.load(values))
+    return str(caught.value)
+
+
+def test_bad_settings_are_one_line(tmp_path):
+    assert '--dataset=digits holds no sound' in fail('--dataset=digits')
+    assert re.search(r'--mels: 100 mels .* filters 0 \(', fail('--mels=100'))
+    learnt = fail('--classifier_accuracy=1')
+    assert 'the classifier knows' in learnt and '--classifier_epochs' in learnt
+    for index in range(20):
+        wavfile.write(tmp_path / f'{index}.wav', 8000,
+                      np.random.RandomState(index).normal(size=500))
+    assert '--noconditional' in fail('--dataset=folder', f'--data_dir={tmp_path}')
+
+
+def test_sounds_have_their_pictures_in_a_gallery(tmp_path):
+    for name in ('b', 'a'):
+        (tmp_path / f'{name}.wav').write_bytes(name.encode())
+    (tmp_path / 'a.png').write_bytes(b'picture')
+    first, second = artifacts.show(tmp_path, '*.wav', 'Samples', 'joint')
+    assert 'joint, a' in first and 'data:audio/wav;base64,YQ==' in first
+    assert 'cGljdHVyZQ==' in first and '<img' not in second
+    assert artifacts.show(tmp_path, 'c*.wav', 'Samples') == []
+    assert artifacts.show(tmp_path, 'c.wav', 'Samples') == []
