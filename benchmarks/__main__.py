@@ -3,7 +3,8 @@
 import subprocess
 import sys
 
-NAMES = ('step_cost', 'sweep_cost', 'peers', 'seeds', 'trials', 'compile')
+NAMES = ('step_cost', 'sweep_cost', 'peers', 'seeds', 'trials', 'compile',
+         'memory')
 
 if __name__ == '__main__':
     statuses = [subprocess.run(

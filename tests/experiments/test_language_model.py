@@ -1,0 +1,82 @@
+"""The language model trains by layers, adapts another run, and says what cannot be."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SMALL = ('--width=16', '--depth=2', '--heads=2', '--context=16', '--batch_size=4',
+         '--visit=3', '--evaluations=1', '--cycles=2', '--decay_steps=20',
+         '--warmup=2')
+
+
+def call(*flags):
+    return subprocess.run(
+        [sys.executable, '-m', 'experiments.language_model', *flags],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.fixture(scope='module')
+def joint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('run') / 'joint'
+    done = call(*SMALL, '--order=joint', f'--run_dir={folder}')
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_run_has_nats_bits_and_a_sample(joint):
+    rows = [json.loads(line) for line in (joint / 'metrics.jsonl').open()]
+    first, last = rows[0]['test'], rows[-1]['test']
+    assert first['nats'][0] == pytest.approx(math.log(97), rel=0.02)
+    assert last['bits'][0] == pytest.approx(last['nats'][0] / math.log(2), rel=1e-6)
+    assert last['nats'][0] < first['nats'][0]
+    assert (joint / 'sample.txt').read_text().count('----') == 2
+
+
+def test_blocks_in_16_bits_adapt_it_with_riders(joint, tmp_path):
+    """Only what moved differs from the run that it started from."""
+    run = tmp_path / 'run'
+    done = call(*SMALL, '--half', '--riders=1e-3', '--reach=deeper', '--cycles=1',
+                '--order=ascending', f'--from_run={joint}', f'--run_dir={run}')
+    assert done.returncode == 0, done.stderr
+    with np.load(joint / 'params.npz') as before, np.load(run / 'params.npz') as after:
+        assert after['layers/mlp/up'].dtype == np.uint16
+        # The first visit is the embedding's, with which all layers ride.
+        assert (after['embedding/token'] != before['embedding/token']).any()
+        assert not (after['head/norm'] == 1).all()
+
+
+def test_adapters_move_alone(joint, tmp_path):
+    run = tmp_path / 'run'
+    done = call(*SMALL, '--order=joint', '--rank=2', f'--from_run={joint}',
+                f'--run_dir={run}')
+    assert done.returncode == 0, done.stderr
+    with np.load(joint / 'params.npz') as before, np.load(run / 'params.npz') as after:
+        for name in before:
+            np.testing.assert_array_equal(before[name], after[name])
+        assert (after['layers/low_rank/mlp_up/b'] != 0).any()
+
+
+@pytest.mark.parametrize('words, flags', [
+    ('--order=sideways: choose one of joint', ['--order=sideways']),
+    ('--half has no float32', ['--half', '--order=joint']),
+    ('--riders and --companions move along', ['--riders=1e-3', '--order=joint']),
+    ("does not divide --width=16", ['--heads=3']),
+    ('is no text', ['--dataset=digits']),
+    ('is not the folder of a complete run', ['--from_run=/nowhere']),
+    ('the embedding alone can be one', ['--companions=head']),
+    ('trains the adapters together', ['--rank=2']),
+])
+def test_flags_that_do_not_go_together_are_one_line(words, flags):
+    done = call(*SMALL, *flags)
+    assert done.returncode == 2 and words in done.stderr.splitlines()[-1]
+
+
+def test_a_run_of_other_sizes_is_told_by_its_first_leaf(joint):
+    done = call(*SMALL, '--width=32', f'--from_run={joint}')
+    assert done.returncode == 2
+    assert 'has embedding/position of the shape (16, 16)' in done.stderr
