@@ -13,10 +13,9 @@ test split, for comparison with published figures (3-character MLP 2.10, WaveNet
 12 % of the published split leak. Then invented names with the shares that are unique
 and novel, and names on the way from one to another.
 
-Expect, by pilots of the same nets, about 2.0 for lm and joint, whose latent collapses
-(mutual information below 0.1 nats): seven letters of context leave a latent nothing to
-say, so that here collapse is close to the optimum. Annealing keeps 4 nats and costs
-0.05 nats a character. No table of this command is in the repository yet.
+Expect 1.99 for lm and joint, whose latent holds next to nothing (0.17 nats): seven
+letters of context leave a latent nothing to say, so that here collapse is close to the
+optimum. Annealing keeps 2.0 nats and costs 0.03 nats a character (docs/vae.md).
 """
 
 import csv
