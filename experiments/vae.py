@@ -47,7 +47,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float('beta', 1., 'Weight of the KL.', lower_bound=0., **own)
     flags.DEFINE_integer('samples', 1, 'Samples of the latent for each image.',
                          lower_bound=1, **own)
-    flags.DEFINE_enum('net', 'mlp', ['mlp', 'conv'], 'Of encoder and decoder; the '
+    # None, not the default itself: a trial keeps the name that it had without the flag.
+    flags.DEFINE_enum('net', None, ['mlp', 'conv'], 'Of encoder and decoder; the '
                       'hidden of conv are the channels of its convolutions.', **own)
     flags.DEFINE_enum('likelihood', 'bernoulli', ['bernoulli', *SCALED], 'Of the '
                       'pixels. Grey images are binarised anew at each visit for '
@@ -56,15 +57,15 @@ def define_flags(values: flags.FlagValues) -> None:
                       **own)
     flags.DEFINE_float('sigma', 0.1, 'Standard deviation of the gaussian likelihood; '
                        'where it is learned, its start.', lower_bound=1e-6, **own)
-    flags.DEFINE_float('free_bits', 0., 'Nats that each dimension of the latent may '
+    flags.DEFINE_float('free_bits', None, 'Nats that each dimension of the latent may '
                        'carry unpunished.', lower_bound=0., **own)
-    flags.DEFINE_enum('objective', 'elbo', ['elbo', 'wake_sleep', 'split'], 'What the '
+    flags.DEFINE_enum('objective', None, ['elbo', 'wake_sleep', 'split'], 'What the '
                       'blocks descend: the ELBO; the encoder -log q(z|x) of what the '
                       'decoder dreams; or the encoder the KL and the decoder the '
                       'reconstruction.', **own)
-    flags.DEFINE_integer('final_samples', 0, 'Importance samples of an evaluation at '
-                         'the end, evaluation.txt, with what the doctor says; 0 for '
-                         'none.', lower_bound=0, **own)
+    flags.DEFINE_integer('final_samples', None, 'Importance samples of an evaluation '
+                         'at the end, evaluation.txt, with what the doctor says; none '
+                         'unless given.', lower_bound=0, **own)
 
 
 def traced(values: flags.FlagValues) -> tuple[str, ...]:
@@ -79,8 +80,8 @@ def hyper(values: flags.FlagValues) -> dict[str, Any]:
 
 def build(values: flags.FlagValues, shape: tuple[int, ...]) -> models.VAE:
     """The net; where the scale is learned, what it decodes is (mean, log scale)."""
-    model = (models.vae(shape, values.latent, values.hidden) if values.net == 'mlp' else
-             models.convolutional_vae(shape, values.latent, values.hidden))
+    make = models.convolutional_vae if values.net == 'conv' else models.vae
+    model = make(shape, values.latent, values.hidden)
     if values.likelihood not in ('learned_gaussian', 'logistic'):
         return model
 
@@ -112,7 +113,7 @@ def mean_pixels(name: str, decoded) -> jax.Array:
 
 def objectives(values: flags.FlagValues, model: models.VAE, elbo) -> dict[str, Any]:
     """Block -> its loss; one loss, not two alike: blocks that share it share work."""
-    if values.objective == 'elbo':
+    if values.objective in (None, 'elbo'):
         return dict.fromkeys(('joint', *BLOCKS), elbo)
     if values.order == 'joint':
         raise SettingError(f'--objective={values.objective} gives each block a loss of '

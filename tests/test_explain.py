@@ -87,7 +87,7 @@ def test_memory_is_what_the_compiler_plans(told):
     assert told.joint_adam.held == pytest.approx(6 * weight, abs=64)
     # Both gradients and the data, and little else.
     assert told.joint_adam.peak >= told.joint_adam.held + 2 * weight + 4 * 256 * 256
-    assert told.memory.peak < told.joint_adam.peak
+    assert told.joint_adam.peak > told.memory.held
 
 
 @pytest.mark.parametrize('order, words', [((), 'empty'), (('critic',), "'critic'")])

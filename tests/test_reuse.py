@@ -224,4 +224,4 @@ def test_the_frozen_prefix_is_outside_of_the_loop(key):
     cost = program_cost(lambda state: descent.visit(
         state, x, key, 'layer5', steps=STEPS), state)
     assert cost.flops == pytest.approx((5 + STEPS * 2 * 3) * 2 * 128 * 64 ** 2,
-                                       rel=0.005)
+                                       rel=0.01)

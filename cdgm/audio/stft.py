@@ -20,7 +20,7 @@ import jax.numpy as jnp
 def hann(size: int) -> jax.Array:
     """Make the periodic Hann window, float[size]: zero at 0, one in the middle.
 
-    >>> hann(4).tolist()
+    >>> hann(4).round(6).tolist()
     [0.0, 0.5, 1.0, 0.5]
     """
     return (1 - jnp.cos(2 * jnp.pi * jnp.arange(size) / size)) / 2

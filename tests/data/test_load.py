@@ -8,7 +8,8 @@ from cdgm import data
 def test_loads_by_name():
     assert data.load('digits').name == 'digits'
     assert list(data.DATASETS) == [
-        'digits', 'mnist', 'binarized_mnist', 'fashion_mnist', 'python_docs']
+        'digits', 'mnist', 'binarized_mnist', 'fashion_mnist', 'python_docs',
+        'shakespeare', 'notes', 'fsdd', 'folder']
 
 
 @pytest.mark.parametrize('name', ['mnist', 'binarized_mnist', 'fashion_mnist'])
@@ -18,7 +19,7 @@ def test_data_dir_reaches_the_loader(name, tmp_path):
 
 
 @pytest.mark.parametrize('name, hint', [
-    ('mnits', "; did you mean 'mnist'\\?$"), ('imagenet', 'python_docs$')])
+    ('mnits', "; did you mean 'mnist'\\?$"), ('imagenet', 'folder$')])
 def test_unknown_name(name, hint):
     with pytest.raises(ValueError, match=f"^unknown dataset '{name}': .*{hint}"):
         data.load(name)

@@ -354,7 +354,9 @@ def test_a_folder_without_a_sweep(tmp_path):
         spec.load(tmp_path)
 
 
-NAMES = ['binarized_mnist', 'gan_mnist', 'quickstart', 'rules', 'smoke']
+NAMES = [
+    'audio_gan', 'audio_notes', 'audio_vae', 'binarized_mnist', 'fine_tuning',
+    'from_scratch', 'gan_mnist', 'iwae_sweep', 'quickstart', 'rules', 'smoke']
 
 
 @pytest.mark.parametrize('name', NAMES)
