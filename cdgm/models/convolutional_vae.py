@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cdgm.models.convolution import Conv
-from cdgm.models.vae import VAE
+from cdgm.models.vae import VAE, from_modules
 
 
 class Encoder(nn.Module):
@@ -82,18 +82,4 @@ def convolutional_vae(image_shape: Sequence[int], latent_size: int = 20,
     height, width, depth = image_shape
     encoder = Encoder(tuple(channels), latent_size)
     decoder = Decoder(tuple(channels), (height, width, depth))
-
-    def init(key):
-        encoder_key, decoder_key = jax.random.split(key)
-        image = jnp.zeros((1, *image_shape), jnp.float32)
-        latent = jnp.zeros((1, latent_size), jnp.float32)
-        return {'encoder': encoder.init(encoder_key, image)['params'],
-                'decoder': decoder.init(decoder_key, latent)['params']}
-
-    def encode(params, x):
-        return encoder.apply({'params': params['encoder']}, x)
-
-    def decode(params, latent):
-        return decoder.apply({'params': params['decoder']}, latent)
-
-    return VAE(init, encode, decode, latent_size)
+    return from_modules(encoder, decoder, image_shape, latent_size)

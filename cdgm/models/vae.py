@@ -83,6 +83,19 @@ def vae(image_shape: Sequence[int], latent_size: int = 20,
     encoder = Encoder(latent_size, hidden)
     decoder = Decoder(image_shape, hidden[::-1])
 
+    return from_modules(encoder, decoder, image_shape, latent_size)
+
+
+def from_modules(encoder: nn.Module, decoder: nn.Module, image_shape: Sequence[int],
+                 latent_size: int) -> VAE:
+    """Make a VAE of two linen modules.
+
+    Args:
+      encoder: x -> (mean, logvar).
+      decoder: z -> what the likelihood takes.
+      image_shape: of one image.
+      latent_size: Z.
+    """
     def init(key):
         encoder_key, decoder_key = jax.random.split(key)
         image = jnp.zeros((1, *image_shape), jnp.float32)
