@@ -16,7 +16,6 @@ Sources  Kingma & Welling 2014 (arXiv:1312.6114); doubling: Odena et al. 2016
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -70,6 +69,7 @@ def convolutional_vae(image_shape: Sequence[int], latent_size: int = 20,
     Raises:
       ValueError: image_shape is not (H, W, C), or there is no convolution.
 
+    >>> import jax
     >>> model = convolutional_vae((7, 8, 1), latent_size=2, channels=(3, 4))
     >>> params = jax.eval_shape(model.init, jax.random.key(0))
     >>> jax.eval_shape(model.decode, params, jnp.zeros((5, 2))).shape
