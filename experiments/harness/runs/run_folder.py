@@ -227,7 +227,8 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any],
       SettingError: it holds one with other flags or data, or it cannot be written.
     """
     path = Path(values.run_dir or Path('runs') / re.sub(
-        r'\W+', '-', f'{experiment}-{values.dataset}-{values.order}'))
+        r'\W+', '-', '-'.join(filter(None, (experiment, values.dataset,
+                                         values.order)))))
     manifest = {'experiment': experiment, 'flags': serialise(values).splitlines(),
                 **provenance.environment(), **facts}
     with _writing(path):
