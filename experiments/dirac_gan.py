@@ -14,7 +14,6 @@ Writes dirac_gan.csv (loss, dynamic, theta, psi, distance, largest_distance) and
 dirac_gan.png. With D(0) = 0 the relativistic loss is the non-saturating one.
 """
 
-import csv
 import math
 from functools import partial
 from pathlib import Path
@@ -33,6 +32,7 @@ from cdgm import games, losses
 from cdgm.losses import critics, penalties
 from experiments.harness import cli
 from experiments.harness.report import figures
+from experiments.harness.report.csv_file import write_csv
 
 
 class Setting(NamedTuple):
@@ -206,14 +206,13 @@ def _short(name: str) -> str:
 
 def write(file: Path, paths) -> None:
     """Write one row a path; 12 digits, because compilers differ in the last ones."""
-    with open(file, 'w', newline='') as stream:
-        rows = csv.writer(stream, lineterminator='\n')
-        rows.writerow(['loss', 'dynamic', 'theta', 'psi', 'distance',
-                       'largest_distance'])
-        for (loss, dynamic), points in paths.items():
-            away = distances(points)
-            numbers = (*points[-1], away[-1], away.max())
-            rows.writerow([loss, dynamic, *(f'{number:.12g}' for number in numbers)])
+    rows = []
+    for (loss, dynamic), points in paths.items():
+        away = distances(points)
+        numbers = (*points[-1], away[-1], away.max())
+        rows.append([loss, dynamic, *map(float, numbers)])
+    write_csv(file, ('loss', 'dynamic', 'theta', 'psi', 'distance', 'largest_distance'),
+              rows, digits=12)
 
 
 def draw(file: Path, paths) -> None:

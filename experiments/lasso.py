@@ -22,7 +22,6 @@ Data     diabetes comes with scikit-learn: N = 442, D = 10, y centred. The spars
          random, N = 500, D = 1000: normal X, 30 weights, noise of deviation 0.5.
 """
 
-import csv
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +37,7 @@ import cdgm
 from cdgm.moves.coordinate import coordinate_lipschitz, coordinate_move
 from cdgm.moves.proximal import elastic_net
 from experiments.harness import cli
+from experiments.harness.report.csv_file import write_csv
 
 
 class Problem(NamedTuple):
@@ -211,15 +211,6 @@ def table(rows: list[Row]) -> str:
         'loss that may be any function.'])
 
 
-def write(file: Path, rows: list[Row]) -> None:
-    """Write one line a row."""
-    with open(file, 'w', newline='') as stream:
-        writer = csv.writer(stream, lineterminator='\n')
-        writer.writerow(Row._fields)
-        writer.writerows([f'{x:.3g}' if isinstance(x, float) else x for x in row]
-                         for row in rows)
-
-
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
     flags.DEFINE_multi_enum('problems', list(PROBLEMS), list(PROBLEMS),
@@ -239,7 +230,7 @@ def main(values: flags.FlagValues) -> None:
     if values.out_dir:
         folder = Path(values.out_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / 'lasso.csv', rows)
+        write_csv(folder / 'lasso.csv', Row._fields, rows, digits=3)
         print(f'wrote {folder}/lasso.csv')
 
 

@@ -20,7 +20,6 @@ Units    nats an image, of densities of pixels in [0, 1]; 64 dimensions.
 Sources  Tipping & Bishop 1999 (optimum, EM); Lucas et al. 2019 (arXiv:1911.02469).
 """
 
-import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +38,7 @@ from cdgm.moves import (
     exact_minimisation, log_det_minimisation, log_scale_minimisation)
 from experiments.harness import cli
 from experiments.harness.report import figures
+from experiments.harness.report.csv_file import write_csv
 
 ORDER = ('map', 'covariance', 'weights', 'sigma')  # the encoder's, then the decoder's
 
@@ -216,7 +216,9 @@ def main(values: flags.FlagValues) -> None:
     if values.out_dir:
         folder = Path(values.out_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / 'ppca.csv', rows)
+        write_csv(folder / 'ppca.csv', (*Row._fields, 'holds'),
+                  [(row.statement, row.value, str(row.limit), row.holds)
+                   for row in rows], digits=3)
         draw(folder / 'ppca.png', best.nll, {'exact blocks': exact, 'Adam': gradient})
         print(f'wrote {folder}/ppca.csv and {folder}/ppca.png')
 
@@ -229,15 +231,6 @@ def table(optimum: float, rows: list[Row]) -> str:
         lines.append(f'{verdict}  {row.value:10.2g} <= {row.limit:<6g}  '
                      f'{row.statement}')
     return '\n'.join(lines)
-
-
-def write(file: Path, rows: list[Row]) -> None:
-    """Write one line a row."""
-    with open(file, 'w', newline='') as stream:
-        writer = csv.writer(stream, lineterminator='\n')
-        writer.writerow([*Row._fields, 'holds'])
-        writer.writerows([row.statement, f'{row.value:.3g}', row.limit, row.holds]
-                         for row in rows)
 
 
 def draw(file: Path, optimum: float, paths: dict[str, Trajectory]) -> None:

@@ -18,7 +18,6 @@ Expect the split's KL and mutual information to be zero, its test -ELBO 3.5 nats
 Units    nats an image, binarised digits of 8 x 8 pixels, on the test images.
 """
 
-import csv
 import json
 from collections.abc import Callable
 from functools import partial
@@ -36,6 +35,7 @@ import cdgm
 from cdgm import losses, metrics, models
 from cdgm.data import binarize, load
 from experiments.harness import cli
+from experiments.harness.report.csv_file import write_csv
 
 COLUMNS = ('neg_elbo', 'reconstruction', 'kl', 'mutual_information', 'active_units',
            'nll', 'latent_use')
@@ -143,12 +143,10 @@ def table(reports: dict[str, dict[str, float]]) -> str:
 
 def write(folder: Path, reports: dict[str, dict[str, float]]) -> None:
     """Write the table with its standard errors, and all numbers."""
-    with open(folder / 'split_objective.csv', 'w', newline='') as stream:
-        writer = csv.writer(stream, lineterminator='\n')
-        writer.writerow(['objectives', *COLUMNS, 'neg_elbo_error', 'nll_error'])
-        for name, report in reports.items():
-            writer.writerow([name, *(f'{report[column]:.5g}' for column in (
-                *COLUMNS, 'neg_elbo_error', 'nll_error'))])
+    columns = (*COLUMNS, 'neg_elbo_error', 'nll_error')
+    write_csv(folder / 'split_objective.csv', ('objectives', *columns),
+              [(name, *(float(report[column]) for column in columns))
+               for name, report in reports.items()])
     (folder / 'split_objective.json').write_text(json.dumps(
         {name: {key: float(f'{value:.6g}') for key, value in report.items()}
          for name, report in reports.items()}, indent=1) + '\n')
