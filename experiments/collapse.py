@@ -24,12 +24,10 @@ information to fall as it trains (0.45 nats after 6 epochs), and early encoder s
 and annealing to hold more of it (0.80 and 1.35) at an NLL no further away than 0.1
 nats. `truth` is of the generator: its NLL, and the information that z has.
 
-Units    nats a sentence of ten words; FLOPs as XLA counts them in single steps, whose
-         recurrences are unrolled for that.
+Units    nats a sentence of ten words; FLOPs of single steps.
 Source   He et al. 2019 (arXiv:1901.05534), Algorithm 1 and section 4.
 """
 
-import csv
 import time
 from functools import partial
 from pathlib import Path
@@ -49,6 +47,7 @@ from cdgm.data.synthetic_text import (
     Generator, draw_latents, draw_sentences, log_likelihood)
 from cdgm.selection import SelectedDescentState
 from experiments.harness import cli
+from experiments.harness.report.csv_file import write_csv
 from experiments.harness.train.flops import flops_of_program
 
 ARMS = ('joint', 'anneal', 'free_bits', 'early', 'aggressive', 'aggressive+anneal')
@@ -221,7 +220,7 @@ def train(arm: str, ours: Programs, model: models.TextVAE, setting: Setting,
 
 
 def step_costs(model: models.TextVAE, setting: Setting, sentences) -> dict[str, float]:
-    """FLOPs of a step of each kind; the model's loops must be unrolled."""
+    """FLOPs of a step of each kind."""
     descent = blocks(model, setting, 1., None)
     state = jax.eval_shape(lambda key: descent.init(model.init(key)), jax.random.key(0))
     given = (state, pick(sentences, slice(setting.batch_size)), jax.random.key(0))
@@ -259,25 +258,37 @@ def truth(generator: Generator, drawn: int = 40, side: int = 81) -> dict[str, fl
             'nll_error': float(values.std(ddof=1) / len(values) ** 0.5)}
 
 
+def define_setting_flags(values: flags.FlagValues, **defaults: float) -> None:
+    """Add the flags of every study of these arms; the arguments are their defaults."""
+    own: dict[str, Any] = {'flag_values': values}
+    for name, what in (
+            ('hidden', 'Units of both GRUs.'), ('latent', 'Dimensions of z.'),
+            ('epochs', 'Of decoder steps.'), ('batch_size', 'Sequences.'),
+            ('early_epochs', 'Of early.'), ('seeds', 'How many.'),
+            ('nll_samples', 'Importance samples.')):
+        flags.DEFINE_integer(name, int(defaults[name]), what, lower_bound=1, **own)
+    for name, value, what in (
+            ('ratio', 5, 'Encoder steps for one decoder step, of early.'),
+            ('max_inner', 30, 'Of aggressive.'), ('window', 10, 'Of aggressive.')):
+        flags.DEFINE_integer(name, value, what, lower_bound=1, **own)
+    for name, number, what in (
+            ('learning_rate', defaults['learning_rate'], "Adam's."),
+            ('warm_up', 6., 'Epochs of anneal.'), ('beta_start', 0.1, 'Of anneal.'),
+            ('free_bits', defaults['free_bits'], 'Nats a dimension, of free_bits.')):
+        flags.DEFINE_float(name, number, what, lower_bound=0., **own)
+
+
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
     own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_multi_enum('arms', list(ARMS), list(ARMS), 'What to train.', **own)
-    for name, value, what in (
-            ('sentences', 20_000, 'In all; four fifths to train on.'),
-            ('hidden', 50, 'Units of both GRUs.'), ('latent', 2, 'Dimensions of z.'),
-            ('epochs', 15, 'Of decoder steps.'), ('batch_size', 64, 'Sentences.'),
-            ('ratio', 5, 'Encoder steps for one decoder step, of early.'),
-            ('early_epochs', 1, 'Of early.'), ('max_inner', 30, 'Of aggressive.'),
-            ('window', 10, 'Of aggressive.'), ('seeds', 5, 'How many.'),
-            ('nll_samples', 500, 'Importance samples.'),
-            ('test_sentences', 2000, 'To evaluate on, at most.')):
-        flags.DEFINE_integer(name, value, what, lower_bound=1, **own)
-    for name, number, what in (
-            ('learning_rate', 2e-3, "Adam's."), ('warm_up', 6., 'Epochs of anneal.'),
-            ('beta_start', 0.1, 'Of anneal.'),
-            ('free_bits', 0.5, 'Nats a dimension, of free_bits.')):
-        flags.DEFINE_float(name, number, what, lower_bound=0., **own)
+    flags.DEFINE_integer('sentences', 20_000, 'In all; four fifths to train on.',
+                         lower_bound=1, **own)
+    flags.DEFINE_integer('test_sentences', 2000, 'To evaluate on, at most.',
+                         lower_bound=1, **own)
+    define_setting_flags(values, hidden=50, latent=2, epochs=15, batch_size=64,
+                         early_epochs=1, seeds=5, nll_samples=500, learning_rate=2e-3,
+                         free_bits=0.5)
     flags.DEFINE_integer('seed', 0, 'The first; the data have seed 0.', **own)
     flags.DEFINE_string('out_dir', 'runs/collapse', 'Folder of table and figure.',
                         **own)
@@ -292,11 +303,9 @@ def main(values: flags.FlagValues) -> None:
     test = jnp.asarray(data.test.examples[:values.test_sentences])
     settings: dict[str, Any] = {name: values[name].value for name in Setting._fields}
     setting = Setting(**settings)
-    length = train_set.shape[1]
-    build = partial(models.text_vae, 1000, length, values.latent, values.hidden,
-                    values.hidden)
-    model = build()
-    costs = step_costs(build(unroll=length), setting, train_set)
+    model = models.text_vae(1000, train_set.shape[1], values.latent, values.hidden,
+                            values.hidden)
+    costs = step_costs(model, setting, train_set)
     folder = Path(values.out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     known = truth(generator)
@@ -316,7 +325,7 @@ def main(values: flags.FlagValues) -> None:
                                  values.nll_samples))
             curves[arm, seed] = curve
             print(line(rows[-1]), flush=True)
-            write(folder / 'collapse.csv', rows)
+            write_csv(folder / 'collapse.csv', Row._fields, rows)
     draw(folder / 'collapse.png', curves)
     print(f'wrote {folder}/collapse.csv and collapse.png')
 
@@ -342,15 +351,6 @@ def line(row: Row) -> str:
             f'KL {row.kl:.3f}, MI {row.mutual_information:.3f}, '
             f'{row.active_units:.0f} active, {row.encoder_steps} encoder steps, '
             f'{row.relative_flops:.2f} x FLOPs, {row.seconds:.0f} s')
-
-
-def write(file: Path, rows: list[Row]) -> None:
-    """Write one line a row."""
-    with open(file, 'w', newline='') as stream:
-        writer = csv.writer(stream, lineterminator='\n')
-        writer.writerow(Row._fields)
-        writer.writerows([f'{x:.5g}' if isinstance(x, float) else x for x in row]
-                         for row in rows)
 
 
 def draw(file: Path, curves: dict[tuple[str, int], list[float]]) -> None:

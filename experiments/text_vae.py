@@ -18,7 +18,6 @@ letters of context leave a latent nothing to say, so that here collapse is close
 optimum. Annealing keeps 2.0 nats and costs 0.03 nats a character (docs/vae.md).
 """
 
-import csv
 import time
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from cdgm import metrics, models
 from cdgm.data.names import LENGTH, VOCABULARY, names, spell, unseen
 from experiments import collapse
 from experiments.harness import cli
+from experiments.harness.report.csv_file import write_csv
 
 ARMS = ('lm', *collapse.ARMS)
 ALPHABET = len(VOCABULARY)
@@ -153,19 +153,10 @@ def define_flags(values: flags.FlagValues) -> None:
                         **own)
     flags.DEFINE_multi_enum('arms', ['lm', 'joint', 'anneal', 'free_bits',
                                      'aggressive'], list(ARMS), 'What to train.', **own)
-    for name, value, what in (
-            ('hidden', 128, 'Units of both GRUs.'), ('latent', 16, 'Dimensions of z.'),
-            ('embedding', 32, 'Of a letter.'), ('epochs', 12, 'Of decoder steps.'),
-            ('batch_size', 128, 'Names.'), ('ratio', 5, 'Encoder steps, of early.'),
-            ('early_epochs', 2, 'Of early.'), ('max_inner', 30, 'Of aggressive.'),
-            ('window', 10, 'Of aggressive.'), ('seeds', 1, 'How many.'),
-            ('nll_samples', 100, 'Importance samples.')):
-        flags.DEFINE_integer(name, value, what, lower_bound=1, **own)
-    for name, number, what in (
-            ('learning_rate', 3e-3, "Adam's."), ('warm_up', 6., 'Epochs of anneal.'),
-            ('beta_start', 0.1, 'Of anneal.'),
-            ('free_bits', 0.25, 'Nats a dimension, of free_bits.')):
-        flags.DEFINE_float(name, number, what, lower_bound=0., **own)
+    flags.DEFINE_integer('embedding', 32, 'Of a letter.', lower_bound=1, **own)
+    collapse.define_setting_flags(
+        values, hidden=128, latent=16, epochs=12, batch_size=128, early_epochs=2,
+        seeds=1, nll_samples=100, learning_rate=3e-3, free_bits=0.25)
     flags.DEFINE_integer('seed', 0, 'The first.', **own)
     flags.DEFINE_string('out_dir', 'runs/text_vae', 'Folder of table and names.', **own)
 
@@ -201,7 +192,8 @@ def main(values: flags.FlagValues) -> None:
                 way = between(model, params, data)
                 texts.append('    on the way: ' + ' '.join(way))
             print(line(row), texts[-1], sep='\n', flush=True)
-            write(folder, rows, texts)
+            write_csv(folder / 'text_vae.csv', Row._fields, rows)
+            (folder / 'text_vae.txt').write_text('\n'.join(texts) + '\n')
     print(f'wrote {folder}/text_vae.csv and text_vae.txt')
 
 
@@ -211,16 +203,6 @@ def line(row: Row) -> str:
             f'a character ({row.nll_unseen:.4f} unseen), KL {row.kl:.3f}, MI '
             f'{row.mutual_information:.3f}, {row.active_units:.0f} active, '
             f'{row.unique:.0%} unique, {row.novel:.0%} novel, {row.seconds:.0f} s')
-
-
-def write(folder: Path, rows: list[Row], texts: list[str]) -> None:
-    """Write one line a row, and the names."""
-    with open(folder / 'text_vae.csv', 'w', newline='') as stream:
-        writer = csv.writer(stream, lineterminator='\n')
-        writer.writerow(Row._fields)
-        writer.writerows([f'{x:.5g}' if isinstance(x, float) else x for x in row]
-                         for row in rows)
-    (folder / 'text_vae.txt').write_text('\n'.join(texts) + '\n')
 
 
 if __name__ == '__main__':

@@ -50,7 +50,6 @@ class Encoder(nn.Module):
     embedding: int
     hidden: int
     latent_size: int
-    unroll: int = 1
 
     @nn.compact
     def __call__(self, tokens, lengths):
@@ -63,7 +62,7 @@ class Encoder(nn.Module):
 
         counts = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
         scan = nn.scan(step, variable_broadcast='params', split_rngs={'params': False},
-                       in_axes=1, unroll=self.unroll)
+                       in_axes=1)
         last, _ = scan(cell, jnp.zeros((len(tokens), self.hidden)),
                        (x, counts[..., None]))
         return (nn.Dense(self.latent_size, name='mean')(last),
@@ -76,7 +75,6 @@ class Decoder(nn.Module):
     vocabulary: int
     embedding: int
     hidden: int
-    unroll: int = 1
 
     def setup(self):
         """Make the parts that every step shares."""
@@ -101,12 +99,12 @@ class Decoder(nn.Module):
     def __call__(self, latent, inputs):
         scan = nn.scan(lambda module, state, token: module.step(state, token, latent),
                        variable_broadcast='params', split_rngs={'params': False},
-                       in_axes=1, out_axes=1, unroll=self.unroll)
+                       in_axes=1, out_axes=1)
         return scan(self, self.start(latent), inputs)[1]
 
 
 def text_vae(vocabulary: int, length: int, latent_size: int, hidden: int = 128,
-             embedding: int = 32, word_dropout: float = 0., unroll: int = 1) -> TextVAE:
+             embedding: int = 32, word_dropout: float = 0.) -> TextVAE:
     """Build a recurrent variational autoencoder.
 
     Args:
@@ -117,8 +115,6 @@ def text_vae(vocabulary: int, length: int, latent_size: int, hidden: int = 128,
       embedding: of both.
       word_dropout: share of the decoder's inputs that are dropped, where it is given a
         key.
-      unroll: steps of the recurrences in a turn of their loops; T leaves no loop, and
-        then XLA counts all of their FLOPs.
 
     Raises:
       ValueError: a size is not positive, or the share is not in [0, 1).
@@ -137,8 +133,8 @@ def text_vae(vocabulary: int, length: int, latent_size: int, hidden: int = 128,
     if not 0 <= word_dropout < 1:
         raise ValueError(f'word_dropout is {word_dropout}; give a share from 0 to 1.')
     start, dropped = vocabulary, vocabulary + 1
-    encoder = Encoder(vocabulary, embedding, hidden, latent_size, unroll)
-    decoder = Decoder(vocabulary, embedding, hidden, unroll)
+    encoder = Encoder(vocabulary, embedding, hidden, latent_size)
+    decoder = Decoder(vocabulary, embedding, hidden)
 
     def init(key):
         encoder_key, decoder_key = jax.random.split(key)
