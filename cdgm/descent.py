@@ -557,8 +557,7 @@ def _assemble(kernel: _Kernel, state: DescentState, labels, place: Place, active
     block = kernel.programs[place.program].block
     moving = active if isinstance(active, Moving) else Moving(active, {}, {})
     params = state.params
-    for tree in (moving.own, *moving.along.values()) if block.layers is None else (
-            moving.along.values()):
+    for tree in (*moving.along.values(), *([] if block.layers else [moving.own])):
         params = trees.merge(tree, params)
     opened = {}
     for root in families.roots(kernel.programs):
@@ -698,10 +697,9 @@ def _check_state(kernel: _Kernel, state) -> None:
 def _changes(kernel: _Kernel, labels, view: _View, name: str) -> _View:
     """Which leaves of a view a step of a block may change."""
     block, state = kernel.programs[name].block, view.state
-    own = {*block.riders, *block.companions, *([] if block.layers else [name])}
     kept = {*block.companions, *([] if block.layers else [name])}
     return _View(DescentState(
-        jax.tree.map(lambda owner: owner in own, labels),
+        jax.tree.map(lambda owner: owner in {*kept, *block.riders}, labels),
         {other: jax.tree.map(lambda _: other in kept, inner)
          for other, inner in state.opt_state.items()},
         True,  # type: ignore[arg-type]
@@ -814,19 +812,10 @@ def _simultaneous(kernel: _Kernel, state: DescentState, batch: Any, key: Any,
                           for name, block in kernel.blocks.items()}, kernel.grad_norm)
     labels, start, infos = kernel.label(state.params), state, []
     for place in _places(kernel, names):
+        run = _move_family if place.number is None else _move_one
+        # From where all start, but for the model state, which goes on.
         here = start._replace(model_state=state.model_state)
-        if place.number is None:
-            moved, info = _run_family(place.program, kernel, labels, here, batch, key)
-            own = trees.split(moved.params, labels, place.program)[0]
-            state = state._replace(params=trees.merge(own, state.params),
-                                   opt_state={**state.opt_state, **{
-                                       name: kept for name, kept in
-                                       moved.opt_state.items()
-                                       if name == place.program}})
-        else:
-            state, moved, info = _run_one(place, kernel, labels, here, state, batch,
-                                          key)
-        state = state._replace(model_state=moved.model_state)
+        state, info = run(place, kernel, labels, here, state, batch, key)
         infos.append(info)
     stacked = jax.tree.map(lambda *xs: jnp.concatenate(xs),
                            *(info._replace(aux={}) for info in infos))
@@ -841,47 +830,58 @@ def _places(kernel: _Kernel, names: Sequence[str]) -> list[Place]:
         place = families.find(name, kernel.names, kernel.programs)
         program = kernel.programs[place.program]
         members = kernel.names[program.first:program.first + program.count]
-        if program.block.layers and set(members) <= set(names):
+        # A move is given the loss of one block; a gradient is cut into theirs.
+        if len(members) > 1 and set(members) <= set(names) and not isinstance(
+                program.block.tx, Move):
             place = Place(program.name, None)
         if place not in places:
             places.append(place)
     return places
 
 
-def _run_one(place: Place, kernel: _Kernel, labels, start, state, batch, key):
-    """Move one block from where `start` is: (state, what it alone would be, report)."""
-    name = place.program
-    numbers = {name: place.number} if kernel.programs[name].block.layers else {}
-    view, info = _run_step(place, kernel, labels, _look(kernel, start, labels, numbers),
+def _with_moved(state: DescentState, moved: DescentState, labels, name: str
+                ) -> DescentState:
+    """A state, with what one program moves as it is in another."""
+    own = trees.split(moved.params, labels, name)[0]
+    kept = {name: moved.opt_state[name]} if name in moved.opt_state else {}
+    return state._replace(params=trees.merge(own, state.params),
+                          opt_state={**state.opt_state, **kept},
+                          model_state=moved.model_state)
+
+
+def _move_one(place: Place, kernel: _Kernel, labels, here: DescentState,
+              state: DescentState, batch, key) -> tuple[DescentState, StepInfo]:
+    """Move one block from where `here` is, in a state where others have moved."""
+    numbers = ({place.program: place.number}
+               if kernel.programs[place.program].block.layers else {})
+    view, info = _run_step(place, kernel, labels, _look(kernel, here, labels, numbers),
                            batch, key, {})
     if numbers:
-        state = _settle(kernel, _View(state, view.slices), labels, numbers)
+        state = _settle(kernel, _View(state, view.slices), labels, numbers)._replace(
+            model_state=view.state.model_state)
     else:
-        own = trees.split(view.state.params, labels, name)[0]
-        opt_state = {**state.opt_state, **{
-            name: kept for other, kept in view.state.opt_state.items()
-            if other == name}}
-        state = state._replace(params=trees.merge(own, state.params),
-                               opt_state=opt_state)
-    return state, view.state, jax.tree.map(lambda x: x[None], info._replace(aux={})
-                                           )._replace(aux=info.aux)
+        state = _with_moved(state, view.state, labels, place.program)
+    return state, jax.tree.map(lambda x: x[None], info._replace(aux={}))._replace(
+        aux=info.aux)
 
 
-def _run_family(name: str, kernel: _Kernel, labels, state, batch, key):
-    """Move all blocks of a family from the same point, with one gradient of them all.
+def _move_family(place: Place, kernel: _Kernel, labels, here: DescentState,
+                 state: DescentState, batch, key) -> tuple[DescentState, StepInfo]:
+    """Move all blocks of a family from one point, with one gradient of them all.
 
     The model state is what the loss returned once.
     """
+    name = place.program
     program = kernel.programs[name]
     block, layers = program.block, program.block.layers
-    stack = trees.split(state.params, labels, name)[0]
+    stack = trees.split(here.params, labels, name)[0]
     whole = Program(name, block._replace(layers=layers._replace(
         size=layers.size * program.count)), program.first, 1)
     everything = kernel._replace(programs={**kernel.programs, name: whole})
 
     def objective(own):
-        params = _assemble(everything, state, labels, Place(name, 0), own, state.count)
-        return call_loss(name, block, params, state.model_state, batch, key)
+        params = _assemble(everything, here, labels, Place(name, 0), own, here.count)
+        return call_loss(name, block, params, here.model_state, batch, key)
 
     own = stacks.decode(stack)
     (loss, (aux, model_state)), grads = steepest_ascent(objective, own)
@@ -889,11 +889,11 @@ def _run_family(name: str, kernel: _Kernel, labels, state, batch, key):
     def divided(tree):
         return jax.tree.map(lambda x: families.divide(x, layers.size), tree)
 
-    kept = state.opt_state.get(name)
+    kept = here.opt_state.get(name)
 
     def move_one(own, grads, kept):
         own_state = sync_global_count(block.tx.init(own) if block.ephemeral else kept,
-                                      state.count)
+                                      here.count)
         own, own_state = apply_gradient(optax.with_extra_args_support(block.tx),
                                         _no_search, own, own_state, loss, grads)
         return own, own_state, optax.tree.norm(grads)
@@ -901,15 +901,15 @@ def _run_family(name: str, kernel: _Kernel, labels, state, batch, key):
     moved, kept, norms = jax.vmap(move_one)(divided(own), divided(grads), kept)
     moved = stacks.at_rest(jax.tree.map(lambda x, like: x.reshape(like.shape), moved,
                                         stack), stack,
-                           families.rounding_key(_add(state.count, 1), 0))
+                           families.rounding_key(_add(here.count, 1), 0))
     numbers = jnp.arange(program.count, dtype=jnp.int32)
     info = StepInfo(program.first + numbers, jnp.full(numbers.shape, loss, float),
                     norms.astype(float) if kernel.grad_norm else None,
                     {name: jax.tree.map(jnp.asarray, aux)})
-    return state._replace(
-        params=trees.merge(moved, state.params), model_state=model_state,
-        opt_state=state.opt_state if block.ephemeral else {
-            **state.opt_state, name: kept}), info
+    there = here._replace(params=trees.merge(moved, here.params),
+                          opt_state={} if block.ephemeral else {name: kept},
+                          model_state=model_state)
+    return _with_moved(state, there, labels, name), info
 
 
 def _no_search(own):

@@ -176,6 +176,26 @@ def test_layers_that_ride_move_in_the_loop(reach, number, riding, kind, params,
     assert_equal(moved.params, expected)
 
 
+def test_riders_follow_a_schedule_of_the_whole_descent(params, batches, key):
+    """Twice the layer, then the embedding: the third step has the third rate."""
+    rates = (1., 0.1, 0.01)
+    falling = optax.chain(cdgm.transforms.scale_by_global_schedule(
+        lambda count: jnp.asarray(rates)[count]), optax.sgd(1.))
+    blocks = whole(riders={'layers': falling, 'head': falling}, reach='all')
+    blocks['embedding'] = blocks['embedding']._replace(riders={'layers': falling})
+    descent = cdgm.block_descent(blocks)
+    state = descent.init(params)
+    for rate, block in zip(rates, ('layers/1', 'layers/1', 'embedding')):
+        before = state.params
+        _, grads = joint(before, batches[0], key)
+        state, _ = jax.jit(partial(descent.step, block=block))(state, batches[0], key)
+        assert_equal(cut(state.params['layers'], (), 3, 1), jax.tree.map(
+            lambda x, g, rate=rate: x - rate * g, cut(before['layers'], (), 3, 1),
+            cut(grads['layers'], (), 3, 1)))
+        assert_equal(state.params['head'], before['head'] - (
+            rate if block != 'embedding' else 0) * grads['head'])
+
+
 def test_all_layers_ride_with_a_block_outside(params, batches, key):
     blocks = whole()
     blocks['embedding'] = blocks['embedding']._replace(riders={
@@ -239,6 +259,30 @@ def test_simultaneous_moves_every_layer_by_its_own_rule(params, batches, key):
         assert_equal(info.grad_norm[2 + number], optax.tree.norm(
             cut(grads['layers'], (), number, 1)))
     assert info.block.tolist() == list(range(2 + DEPTH))
+
+
+def test_a_move_takes_all_layers_from_one_point_too(params, batches, key):
+    """A move is given its own block's loss, so the family is no single gradient."""
+    shared = cdgm.moves.gradient_move(RULE)  # the same one, for one program serves
+    moves = {name: block._replace(tx=shared) for name, block in whole().items()}
+    ends = []
+    for blocks in (whole(), moves):
+        descent = cdgm.block_descent(blocks)
+        ends.append(jax.jit(descent.simultaneous)(descent.init(params), batches[0],
+                                                  key))
+    assert_equal(ends[0][0].params, ends[1][0].params)
+    assert_equal(ends[0][1].grad_norm, ends[1][1].grad_norm)
+
+
+def test_a_stack_of_one_layer(params, batches, key):
+    single = {**params, 'layers': jax.tree.map(lambda x: x[:1], params['layers'])}
+    descent = cdgm.block_descent({**outside(), **layers.blocks('layers', 1, loss,
+                                                               RULE)})
+    joint, _ = jax.jit(descent.simultaneous)(descent.init(single), batches[0], key)
+    own, _ = jax.jit(partial(descent.step, block='layers/0'))(
+        descent.init(single), batches[0], key)
+    assert_equal(joint.params['layers'], own.params['layers'])
+    assert jax.tree.leaves(joint.params['layers'])[0].shape[0] == 1
 
 
 def test_a_schedule_and_a_rule_choose_layers(params, batches, key):

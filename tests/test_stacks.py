@@ -131,6 +131,29 @@ def test_a_coded_stack_trains_as_a_float_stack_does(key):
         np.testing.assert_array_equal(layers.decode(before)[0], at_rest[0])
 
 
+def test_what_a_descent_puts_back_is_rounded_without_bias():
+    """Steps of 1/5 of the gap to the next number; to the nearest none would be left."""
+    depth, steps = 2, 50
+    gap = 2 ** -7  # between 1 and the next bfloat16
+
+    def slope(params, batch, key):
+        return -jnp.sum(layers.apply(lambda p, x: x + p['w'], params['layers'],
+                                     jnp.zeros(400, jnp.float32))), None
+
+    climbing = cdgm.block_descent(layers.blocks('layers', depth, slope,
+                                                optax.sgd(gap / 5)))
+    state = climbing.init({'layers': layers.encode(
+        {'w': jnp.ones((depth, 400), jnp.float32)})})
+    step = jax.jit(lambda state: climbing.step(state, None, None, ('layers', 1))[0])
+    for _ in range(steps):
+        state = step(state)
+    rested, climbed = layers.decode(state.params['layers'])['w']
+    assert (rested == 1).all()
+    # Each step rounds a Bernoulli(1/5) of the gap.
+    error = (0.16 * steps / climbed.size) ** 0.5 * gap
+    assert abs(climbed.mean() - 1 - steps * gap / 5) < 4 * error
+
+
 def test_a_stack_in_half_that_something_else_moves_is_refused():
     _, steps = descent(2, width=16, heads=2, context=8)
     block = steps.blocks['layers/0']
