@@ -306,10 +306,18 @@ def owned_arrays(tree: Any) -> Any:
                             f'{type(x).__name__}; give arrays, and let the loss close '
                             'over what is none.')
         if jnp.issubdtype(getattr(x, 'dtype', float), jax.dtypes.extended):
-            return x if isinstance(x, jax.core.Tracer) else x.copy()
+            return copied(x)
         return jnp.array(x, jnp.result_type(x))
 
     return jax.tree_util.tree_map_with_path(own, tree)
+
+
+def copied(x: jax.Array) -> jax.Array:
+    """Copy an array, also a typed key that is traced, which has no copy of its own."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.copy(jax.random.key_data(x)),
+                                        impl=jax.random.key_impl(x))
+    return jnp.copy(x)
 
 
 def check_floating(params: Params) -> None:

@@ -169,12 +169,7 @@ def _check_arguments(txs, param_labels, schedule, selectors) -> None:
 
 def _copied(x):
     # Who donates a state must not delete the parameters that a tx keeps in it.
-    if not isinstance(x, jax.Array):
-        return x
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):  # a traced key has no copy
-        return jax.random.wrap_key_data(jnp.copy(jax.random.key_data(x)),
-                                        impl=jax.random.key_impl(x))
-    return x.copy()
+    return trees.copied(x) if isinstance(x, jax.Array) else x
 
 
 def _plain(name):
