@@ -139,15 +139,20 @@ class RunBatch:
         preemption.saved(reached.cycle, self.runs[0].folder.path)
 
     def drop_bad(self, bad: FirstBad) -> None:
-        """Give up the runs with a loss that is not finite."""
+        """Give up the runs with a loss that is not finite, or a move not made."""
         for at, mine in enumerate(self.split(bad)):
             seeds = np.flatnonzero(np.asarray(mine.cycle) >= 0)
             if len(seeds) and not self.errors[at]:
                 seed = seeds[np.argmin(np.asarray(mine.cycle)[seeds])]
+                block = int(mine.block[seed])
+                what, remedy = (
+                    (f'the loss of block {self._names[block]!r} is not finite',
+                     'lower its --learning_rate') if block >= 0 else
+                    ('the move of a block, as an exact minimisation, was not made',
+                     'its loss is not what the move is for'))
                 self.errors[at] = DivergedError(
-                    f'the loss of block {self._names[int(mine.block[seed])]!r} is not '
-                    f'finite at cycle {int(mine.cycle[seed])} (seed number {seed}); '
-                    'lower its --learning_rate. The metrics before it are in '
+                    f'{what} at cycle {int(mine.cycle[seed])} (seed number {seed}); '
+                    f'{remedy}. The metrics before it are in '
                     f'{self.runs[at].folder.path}.')
 
     def drop_unless_finite(self, params: Sequence[Any]) -> None:

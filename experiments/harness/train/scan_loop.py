@@ -33,7 +33,10 @@ class Sums(NamedTuple):
 
 
 class FirstBad(NamedTuple):
-    """Where a seed's loss was first not finite: int32[N]; cycle -1 where all were."""
+    """Where a seed first went wrong: int32[N]; cycle -1 where it did not.
+
+    A loss is not finite, or, block -1, the move that a block has could not be made.
+    """
 
     cycle: jax.Array
     block: jax.Array
@@ -147,7 +150,7 @@ def _sum_of_steps(x):
 
 
 def _find_bad(infos: cdgm.StepInfo, cycle) -> FirstBad:
-    bad = ~jnp.isfinite(infos.loss)  # [N, U]
+    bad = ~jnp.isfinite(infos.loss) | (infos.block < 0)  # [N, U]
     block = jnp.take_along_axis(infos.block, jnp.argmax(bad, 1)[:, None], 1)[:, 0]
     return jax.tree.map(
         lambda x: jnp.where(bad.any(1), x, -1).astype(jnp.int32),

@@ -282,6 +282,25 @@ def test_stops_where_a_loss_is_not_finite(tmp_path, cheap_compilation):
     assert [row['cycle'] for row in read_rows(tmp_path)] == [0, 1, 2, 3]
 
 
+def test_stops_where_an_exact_move_finds_no_minimum(tmp_path, cheap_compilation):
+    """Its loss is finite and its block stays where it is: nothing else would tell."""
+    def saddle(params, batch, key):
+        return params['a'] - params['a'] ** 2 + 0 * params['b'], StepStats(
+            jnp.zeros(()), jnp.zeros(()))
+
+    task = STUDY._replace(
+        init=lambda key: {'a': jnp.zeros(()), 'b': jnp.zeros(())},
+        descent=lambda hyper: cdgm.block_descent({
+            'a': cdgm.Block('a', saddle, cdgm.moves.exact_minimisation()),
+            'b': cdgm.Block('b', saddle, optax.sgd(1.))}),
+        evaluate=lambda params, hyper: params, order=ordered('b', 'a'))
+    with cheap_compilation():
+        error = train_in(tmp_path, task)
+    assert isinstance(error, DivergedError)
+    assert str(error).startswith('the move of a block, as an exact minimisation, was '
+                                 'not made at cycle 0 (seed number 0)')
+
+
 def test_stops_where_only_the_last_update_is_not_finite(tmp_path, cheap_compilation):
     def flat(params, batch, key):
         # The loss is finite where its slope is not.
