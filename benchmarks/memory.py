@@ -4,22 +4,33 @@ Bytes are the compiler's plan for one device (arguments, temporaries and outputs
 what is shared), a parameter; the time is that of a step, in one run, with the layers
 checkpointed in both. Bars: 24 layers of 256 at 4.9 bytes a parameter in float32 and 2.9
 in 16 bits; over 12 layers a mean step at a third of a joint one, the last layer's at
-0.18. On a GPU or TPU it measures the device at hand.
+0.18. On a GPU or TPU it measures the device at hand. The last table is of the ways of
+experiments.language_model, at its own sizes, where activations are most of it.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from absl import flags
+
 import cdgm
 from benchmarks import measure
 from cdgm import layers, losses, models
+from experiments import language_model
 
 WIDTH, VOCABULARY = 256, 65
 LIMITS = {'float32': 4.9, '16 bits': 2.9}
 VISIT = 5
+WAYS = {'joint Adam': ['--order=joint'],
+        'joint Adafactor': ['--order=joint', '--optimiser=adafactor'],
+        'LoRA, rank 8': ['--order=joint', '--rank=8'], 'blocks': [],
+        'blocks, 16 bits at rest': ['--half'],
+        'blocks, embedding always on': ['--companions=embedding'],
+        'blocks, the rest by sign': ['--riders=3e-4']}
 
 
 def descents(depth: int, context: int) -> tuple[models.Transformer, cdgm.Descent,
@@ -52,6 +63,30 @@ def byte_rows(depths: tuple[int, ...]) -> list[dict[str, float]]:
             row |= {f'{name}, bytes a parameter': own.peak / count,
                     'joint Adam': joint.peak / count}
         rows.append(row)
+    return rows
+
+
+def way_rows() -> list[dict[str, Any]]:
+    """MB held between steps and at the peak, of each way to train the experiment."""
+    rows: list[dict[str, Any]] = []
+    for name, given in WAYS.items():
+        values = flags.FlagValues()
+        language_model.define_flags(values)
+        values(['language_model', *given])
+        model = models.transformer(
+            len(language_model.VOCABULARY), width=values.width, depth=values.depth,
+            heads=values.heads, context=values.context, rank=values.rank)
+        loss = partial(losses.next_token_loss, hidden=model.hidden,
+                       unembedding=model.unembedding)
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        if values.half:
+            params = {**params, 'layers': jax.eval_shape(layers.encode,
+                                                         params['layers'])}
+        own, _ = cdgm.memory(cdgm.block_descent(language_model.make_blocks(
+            values, loss, {'rate': 1e-3, 'riders': 1e-3})), params,
+            jax.ShapeDtypeStruct((values.batch_size, values.context + 1), jnp.int32))
+        rows.append({'way': name, 'held MB': own.held / 1e6,
+                     'peak MB': own.peak / 1e6})
     return rows
 
 
@@ -93,8 +128,8 @@ def main() -> None:
              for row in bytes_taken if row['layers'] == 24
              for name, limit in LIMITS.items()]
     measure.finish('memory', {'bytes a parameter': bytes_taken,
-                              f'{depth} layers of {WIDTH}, batch 8 x 64': rows}, bars,
-                   args)
+                              f'{depth} layers of {WIDTH}, batch 8 x 64': rows,
+                              'language_model': way_rows()}, bars, args)
 
 
 if __name__ == '__main__':

@@ -135,7 +135,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
                 } if values.half else params
 
     def descent(hyper):
-        return cdgm.block_descent(_blocks(values, loss, hyper))
+        return cdgm.block_descent(make_blocks(values, loss, hyper))
 
     # Each character of the test text once, as nothing is told of a window's first.
     test = jnp.asarray(data.test.examples[:, :values.context + 1])
@@ -159,14 +159,14 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         (folder / 'sample.txt').write_text(
             '\n----\n'.join(text.strip('\n') for text in texts) + '\n')
 
-    names = tuple(_blocks(values, loss, {'rate': 1., 'riders': 1.}))
-    return Task(init=init, descent=descent, order=_plan(values, names),
+    names = tuple(make_blocks(values, loss, {'rate': 1., 'riders': 1.}))
+    return Task(init=init, descent=descent, order=_plan(values, names, model),
                 examples=jnp.asarray(data.train.examples), prepare=crop,
                 evaluate=evaluate, draw=draw, batch_size=values.batch_size, fresh=True)
 
 
-def _blocks(values: flags.FlagValues, loss: cdgm.LossFn, hyper: dict[str, Any]
-            ) -> dict[str, cdgm.Block]:
+def make_blocks(values: flags.FlagValues, loss: cdgm.LossFn, hyper: dict[str, Any]
+                ) -> dict[str, cdgm.Block]:
     """The blocks: everything, the adapters, or the embedding and each layer."""
     def falling(rate):
         """A step along the update, by a rate of the steps of the whole training."""
@@ -200,13 +200,12 @@ def _blocks(values: flags.FlagValues, loss: cdgm.LossFn, hyper: dict[str, Any]
                 if name == 'layers' or values.reach == 'all' and name not in along})}
 
 
-def _plan(values: flags.FlagValues, names: tuple[str, ...]
-          ) -> training_flags.UpdatePlan:
+def _plan(values: flags.FlagValues, names: tuple[str, ...],
+          model: models.Transformer) -> training_flags.UpdatePlan:
     """How the blocks take turns, a visit at a time."""
     moving = [float(name != 'frozen' and name not in values.companions)
               for name in names]
     order = [index for index, moves in enumerate(moving) if moves]
-    sizes = [1 if name == 'embedding' else 12 * values.width for name in names]
 
     def build(costs, key):
         if values.order == 'shuffled':
@@ -215,11 +214,20 @@ def _plan(values: flags.FlagValues, names: tuple[str, ...]
             return cdgm.uniform(len(names), key, [moves / len(order)
                                                   for moves in moving])
         if values.order == 'gradient_share':
-            return cdgm.selection.gradient_share(sizes, key)
+            return cdgm.selection.gradient_share(
+                _sizes(model, values.depth), key)
         turns = order[::-1] if values.order == 'descending' else order
         return cdgm.sequence(turns, len(names))
 
     return training_flags.UpdatePlan((), names, {}, Choice(build), values.visit)
+
+
+def _sizes(model: models.Transformer, depth: int) -> list[int]:
+    """Parameters of the embedding's block, and of each layer."""
+    counts = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in
+              jax.eval_shape(model.init, jax.random.key(0)).items()}
+    return [counts['embedding'] + counts['head'],
+            *[counts['layers'] // depth] * depth]
 
 
 def _check(values: flags.FlagValues) -> None:
@@ -231,6 +239,9 @@ def _check(values: flags.FlagValues) -> None:
     if values.schedule != 'cyclic':
         raise SettingError('--schedule does not serve here; --order says how the '
                            'blocks take turns.')
+    if not values.fresh_minibatches:
+        raise SettingError('--nofresh_minibatches: each step of a visit has a minibatch'
+                           ' of its own here.')
     if values.rank and not joint:
         raise SettingError(f'--rank={values.rank} trains the adapters together; give '
                            '--order=joint.')

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+from cdgm import models
 from experiments import language_model
 from experiments.harness.errors import SettingError
 
@@ -75,6 +76,7 @@ def test_adapters_move_alone(joint, tmp_path):
     ('is not the folder of a complete run', ['--from_run=/nowhere']),
     ('the embedding alone can be one', ['--companions=head']),
     ('trains the adapters together', ['--rank=2']),
+    ('each step of a visit has a minibatch', ['--nofresh_minibatches']),
 ])
 def test_flags_that_do_not_go_together_are_one_line(words, given):
     with pytest.raises(SettingError) as caught:
@@ -86,6 +88,13 @@ def test_a_run_of_other_sizes_is_told_by_its_first_leaf(joint):
     with pytest.raises(SettingError) as caught:
         build('--width=32', f'--from_run={joint}')
     assert 'has embedding/position of the shape (16, 16)' in str(caught.value)
+
+
+def test_a_block_is_drawn_by_its_gradient_a_parameter():
+    """The embedding's block: 97 tokens, 16 positions and a norm, of width 16."""
+    model = models.transformer(97, width=16, depth=2, heads=2, context=16)
+    assert language_model._sizes(model, 2) == [
+        (97 + 16 + 1) * 16, *[12 * 16 ** 2 + 2 * 16] * 2]
 
 
 def build(*given):
