@@ -150,14 +150,49 @@ def _traced(function, *arguments):
 
 def _squared_length(descent: Descent, losses, params, model_state) -> jax.Array:
     """|v|^2: every block's gradient of its own loss, summed over all entries."""
+    _, gradients = _field(descent, losses, params, model_state)
+    return optax.tree.norm(list(gradients.values()), squared=True)
+
+
+def gradient_field(descent: Descent, state: DescentState, batch: Any, key: jax.Array
+                   ) -> Callable[[Any], tuple[dict[str, jax.Array], dict[str, Any]]]:
+    """The game's v on a minibatch: what each block would descend, at any parameters.
+
+    Args:
+      descent: its txs are not used.
+      state: its model state is that of all losses; its parameters only say the form.
+      batch, key: as a step is given them.
+
+    Returns:
+      params -> ({block: its loss, float[]}, {block: the loss's gradient with respect to
+      the block, a tree with `optax.MaskedNode()` for every other block's leaf}).
+
+    >>> from cdgm import Block, block_descent
+    >>> def loss(sign):
+    ...     return lambda params, batch, key: (sign * params['x'] * params['y'], None)
+    >>> descent = block_descent({'x': Block('x', loss(1), optax.sgd(1.0)),
+    ...                          'y': Block('y', loss(-1), optax.sgd(1.0))})
+    >>> params = {'x': jnp.array(2.), 'y': jnp.array(3.)}
+    >>> field = gradient_field(descent, descent.init(params), None, jax.random.key(0))
+    >>> values, gradients = field(params)
+    >>> float(values['y']), float(gradients['x']['x']), float(gradients['y']['y'])
+    (-6.0, 3.0, -2.0)
+    """
+    losses = _traced_losses(descent, state, batch, key)
+    return lambda params: _field(descent, losses, params, state.model_state)
+
+
+def _field(descent: Descent, losses, params, model_state):
     labels = trees.label(params, {n: b.leaves for n, b in descent.blocks.items()})
 
-    def gradient(name):
+    def value_and_gradient(name):
         active, frozen = trees.split(params, labels, name)
-        return jax.grad(lambda active: losses[name](
+        return jax.value_and_grad(lambda active: losses[name](
             trees.merge(active, frozen), model_state)[0])(active)
 
-    return optax.tree.norm([gradient(name) for name in descent.blocks], squared=True)
+    found = {name: value_and_gradient(name) for name in descent.blocks}
+    return ({name: value for name, (value, _) in found.items()},
+            {name: gradient for name, (_, gradient) in found.items()})
 
 
 def stability_limit(dynamic: str, interaction: float, *, curvature: float = 0.,

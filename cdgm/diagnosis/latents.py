@@ -1,9 +1,7 @@
-"""The doctor: what ails a trained model, in words, with the number that shows it.
+"""What ails a variational autoencoder, by the numbers of its evaluation.
 
-`diagnose` takes the flat dict of an evaluation (`cdgm.metrics.evaluate_vae`) and any
-more numbers that are at hand; a check whose numbers are not there is left out. Every
-limit is a default of the check and is printed with what was seen, so that nobody need
-believe it.
+The numbers are those of `cdgm.metrics.evaluate_vae`; and, where they are known,
+`training_reconstruction` and `training_kl`, what the training loss reported.
 
     ailment              what shows it
     collapsed            KL or mutual information below 0.1 nats, whatever the number of
@@ -21,21 +19,7 @@ Sources  He et al. 2019 (arXiv:1901.05534) (lag); Cremer et al. 2018 (arXiv:1801
          (gap); Rybkin et al. 2021 (arXiv:2006.13202) (scale).
 """
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
-
-
-class Finding(NamedTuple):
-    """One ailment.
-
-    Attributes:
-      ailment: a short name.
-      words: one sentence, with the number that shows it and what to do.
-    """
-
-    ailment: str
-    words: str
+from collections.abc import Callable
 
 
 def collapsed(kl: float, mutual_information: float, latent_size: float,
@@ -116,33 +100,7 @@ def too_few(mutual_information: float, mutual_information_cap: float,
             'read it as a lower bound, or evaluate on more')
 
 
-CHECKS: Mapping[str, Callable[..., str | None]] = {
+CHECKS: dict[str, Callable[..., str | None]] = {
     'collapsed': collapsed, 'latent ignored': ignored, 'encoder lags': lagging,
     'sums and means': mixed_reconstruction, 'sums and means, KL': mixed_kl,
     'scale': scale, 'too few examples': too_few}
-
-
-def diagnose(report: Mapping[str, float]) -> list[Finding]:
-    """Say what ails a model.
-
-    Args:
-      report: name -> number, of `cdgm.metrics.evaluate_vae`; and, where they are known,
-        `training_reconstruction` and `training_kl`, what the training loss reported.
-
-    Returns:
-      The findings, none if nothing was found.
-
-    >>> report = {'kl': 0.02, 'mutual_information': 0.01, 'latent_size': 20.,
-    ...           'active_units': 3.}
-    >>> [finding.ailment for finding in diagnose(report)]
-    ['collapsed']
-    """
-    findings = []
-    for ailment, check in CHECKS.items():
-        needs = [name for name, parameter in inspect.signature(check).parameters.items()
-                 if parameter.default is parameter.empty]
-        if all(name in report for name in needs):
-            words = check(**{name: report[name] for name in needs})
-            if words is not None:
-                findings.append(Finding(ailment, words + '.'))
-    return findings
