@@ -8,6 +8,7 @@ Legend   l eigenvalues of a step (with its memories), as roots where a row says 
          L = sqrt(mu^2 + a^2), kappa = L / mu; tau = h_y / h_x.
 Sources  Mescheder et al. 2017 (arXiv:1705.10461), 2018 (arXiv:1801.04406); Gidel et al.
          2019 (arXiv:1807.04740) theorem 6; Zhang et al. 2022 (arXiv:2102.09468);
+         Mokhtari et al. 2020 (arXiv:1901.08511);
          Heusel et al. 2017 (arXiv:1706.08500). The spectra not found there are those of
          the two-by-two (optimistic, momentum: larger) matrix of a step.
 """
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.optimize import minimize_scalar
 
 import cdgm
 from cdgm.games import consensus, extragradient, stability_limit
@@ -343,6 +345,44 @@ def convex_alternating_limit():
                constant, found, 'derived')
 
 
+CONDITIONS = np.geomspace(10, 1000, 5)  # kappa
+
+
+def _best_radius(dynamic: str, kappa: float) -> float:
+    """The least radius over step sizes h, the same for both players.
+
+    The players have two coordinates each, mu = 1 in both, and interact in one: the
+    spectrum of the game's Jacobian holds 1 and 1 ± a i, from mu to L.
+    """
+    parts = [Game(1., a, 1.) for a in (0., math.sqrt(kappa ** 2 - 1))]
+    found = minimize_scalar(
+        lambda log_h: max(radius(matrix(dynamic, math.exp(log_h), game=part))
+                          for part in parts),
+        bounds=(-2 * math.log(kappa) - 2, 1 - math.log(kappa)), method='bounded',
+        options={'xatol': 1e-6})
+    return found.fun
+
+
+def exponent(dynamic: str) -> float:
+    """b of the fit: steps for a factor e = c kappa^b, kappa = 10 ... 1000."""
+    steps = [-1 / math.log(_best_radius(dynamic, kappa)) for kappa in CONDITIONS]
+    return float(np.polyfit(np.log(CONDITIONS), np.log(steps), 1)[0])
+
+
+def _exponent_row(dynamic: str, wanted: int, reference: str):
+    def row():
+        return Row(f'SCSC, {dynamic}: steps grow as kappa^{wanted}, |error|', 0.15,
+                   abs(exponent(dynamic) - wanted), reference, relation='<=')
+
+    row.__name__ = f'exponent_{dynamic}'
+    return row
+
+
+EXPONENTS = tuple(_exponent_row(*row) for row in (
+    ('simultaneous', 2, 'Zhang et al. 2022'), ('alternating', 1, 'Zhang et al. 2022'),
+    ('extragradient', 1, 'Mokhtari et al. 2020'),
+    ('optimistic', 1, 'Mokhtari et al. 2020')))
+
 SCALES = Game(-2., 3., 1.)  # p = -2, q = 1: the ratio of the two is 2
 
 
@@ -372,4 +412,4 @@ ROWS = (simultaneous_modulus, simultaneous_grows, alternating_determinant,
         consensus_limit, momentum_roots, momentum_bound, momentum_limit, all_converge,
         all_diverge, alternating_diverges, convex_simultaneous,
         convex_simultaneous_limit, convex_alternating, convex_alternating_best,
-        convex_alternating_limit, two_time_scales, two_time_scales_limit)
+        convex_alternating_limit, *EXPONENTS, two_time_scales, two_time_scales_limit)
