@@ -51,13 +51,16 @@ def diagnose(patient: Mapping[str, float] | Descent, state: DescentState | None 
     >>> [finding.ailment for finding in diagnose(report)]
     ['collapsed']
     """
-    if isinstance(patient, Descent) != (state is not None):
+    report: Mapping[str, Any]
+    if isinstance(patient, Descent) and state is not None:
+        report = {name: float(number) for name, number in game_numbers(
+            patient, state, batch, key, logits=logits, points=points).items()}
+    elif isinstance(patient, Mapping) and state is None:
+        report = patient
+    else:
         raise TypeError('diagnose takes a dict of numbers alone, or the blocks of a '
                         f'game with its state; got {type(patient).__name__} and '
                         f'{type(state).__name__}.')
-    report: Mapping[str, Any] = patient if isinstance(patient, Mapping) else {
-        name: float(number) for name, number in game_numbers(
-            patient, state, batch, key, logits=logits, points=points).items()}
     findings = []
     for ailment, check in CHECKS.items():
         needs = [name for name, parameter in inspect.signature(check).parameters.items()
