@@ -178,6 +178,7 @@ def test_none_and_other_holes_of_a_tree_are_left_alone():
     assert blocks.merge({'a': None}, {'a': optax.MaskedNode()}) == {'a': None}
 
 
+@pytest.mark.thorough
 def test_halves_are_differentiated_and_take_the_transformations_that_none_breaks():
     """A `None` among the leaves breaks `optax.contrib.galore`, a hole does not."""
     tree = {'a': jnp.ones((4, 3)), 'b': jnp.full((2, 2), 3.0)}

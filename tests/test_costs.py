@@ -90,6 +90,7 @@ def gan_problem():
 
 
 @pytest.mark.parametrize('problem', [vae_problem, gan_problem])
+@pytest.mark.sample(1)
 def test_a_block_costs_what_a_closure_by_hand_costs(problem):
     model, loss, batch = problem()
     descent = cdgm.block_descent({name: cdgm.Block(name, loss[name], TX)
@@ -103,6 +104,7 @@ def test_a_block_costs_what_a_closure_by_hand_costs(problem):
         assert step.flops == pytest.approx(hand.flops, rel=0.005)
 
 
+@pytest.mark.thorough
 def test_a_gan_iteration_runs_the_generator_forward_once():
     """As by hand, where the pullback of the one forward pass is kept for its step."""
     model, loss, batch = gan_problem()

@@ -98,6 +98,7 @@ SWITCHES = {
 
 
 @pytest.mark.parametrize('switch', SWITCHES)
+@pytest.mark.sample(2)
 def test_both_faces_are_momentum_by_hand(switch):
     with contextlib.ExitStack() as stack:
         stack.enter_context(SWITCHES[switch])

@@ -34,6 +34,7 @@ def ailments(report):
     return [finding.ailment for finding in cdgm.diagnose(report)]
 
 
+@pytest.mark.thorough
 def test_nothing_is_found_in_a_healthy_model(healthy):
     own = {'training_reconstruction': healthy['reconstruction'],
            'training_kl': healthy['kl']}
@@ -49,6 +50,7 @@ def test_a_collapsed_posterior():
     assert 'KL 0 nats' in words and '0 of 3 units' in words
 
 
+@pytest.mark.thorough
 def test_a_decoder_that_ignores_the_latent():
     def constant(params, latent):
         return jnp.zeros((len(latent), 6))
@@ -56,10 +58,12 @@ def test_a_decoder_that_ignores_the_latent():
     assert 'latent ignored' in found and 'collapsed' not in found
 
 
+@pytest.mark.thorough
 def test_an_encoder_that_lags():
     assert 'encoder lags' in ailments(evaluate(gap=True, params=(1., 0.4)))
 
 
+@pytest.mark.thorough
 def test_a_sigma_that_does_not_fit():
     report = evaluate(sigma=linear.SIGMA / 10)
     finding, = [f for f in cdgm.diagnose(report) if f.ailment == 'scale']
@@ -69,6 +73,7 @@ def test_a_sigma_that_does_not_fit():
     assert any('too large' in f.words for f in cdgm.diagnose(large))
 
 
+@pytest.mark.thorough
 def test_sums_and_means_that_are_mixed(healthy):
     """A loss that averages over the pixels what it should sum."""
     x = jnp.asarray(X)
@@ -80,6 +85,7 @@ def test_sums_and_means_that_are_mixed(healthy):
     assert ailments(healthy | {'training_kl': kl}) == ['sums and means, KL']
 
 
+@pytest.mark.thorough
 def test_information_at_its_cap(healthy):
     full = healthy | {'mutual_information': healthy['mutual_information_cap'] - 0.1}
     assert ailments(full) == ['too few examples']

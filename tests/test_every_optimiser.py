@@ -176,6 +176,7 @@ def test_every_public_optimiser_can_be_made():
 @pytest.mark.parametrize('name', [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
     for name in NAMES])
+@pytest.mark.sample(2)
 def test_both_faces_are_the_rule_by_hand_on_its_own_subtree(name):
     # Optax itself promotes ranks in scale_by_distance_over_gradients.
     with jax.enable_x64(True), jax.numpy_rank_promotion('allow'):

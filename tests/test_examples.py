@@ -39,6 +39,7 @@ def number(label, text):
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
+@pytest.mark.sample(1)
 def test_runs(name, tmp_path):
     done = run(EXAMPLES[name], tmp_path)
     assert not done.returncode, done.stderr

@@ -109,6 +109,7 @@ PARTS = {'layers': (), 'layers/attention': ('attention',), 'layers/mlp': ('mlp',
 @pytest.mark.parametrize('leaves, size', [
     ('layers', 1), ('layers', 2), ('layers', DEPTH), ('layers/mlp', 1),
     ('layers/attention', DEPTH)])
+@pytest.mark.sample(2)
 def test_a_visit_moves_the_layers_as_optax_would(leaves, size, params, batches, key):
     blocks = outside()
     for name in PARTS if leaves != 'layers' else ['layers']:
@@ -160,6 +161,7 @@ def test_a_visit_on_one_minibatch_is_its_steps(params, batches, key):
 @pytest.mark.parametrize('reach, number, riding', [
     ('deeper', 1, (2, 3)), ('deeper', 3, ()), ('all', 2, (0, 1, 3))])
 @pytest.mark.parametrize('kind', ['pair', 'traced', 'same minibatch'])
+@pytest.mark.sample(3)
 def test_layers_that_ride_move_in_the_loop(reach, number, riding, kind, params,
                                            batches, key):
     descent = cdgm.block_descent(whole(riders={'layers': SIGN}, reach=reach))
@@ -304,6 +306,7 @@ def test_a_schedule_and_a_rule_choose_layers(params, batches, key):
          *(optax.tree.norm(cut(grads['layers'], (), j, 1)) for j in range(DEPTH))]))
 
 
+@pytest.mark.thorough
 def test_seeds_side_by_side(params, batches, key):
     descent = cdgm.block_descent(whole(riders={'layers': SIGN}))
     pair = jax.tree.map(lambda x: jnp.stack([x, x / 2]), params)

@@ -106,6 +106,7 @@ def named(findings):
     return {finding.ailment: finding.words for finding in findings}
 
 
+@pytest.mark.thorough
 def test_nothing_is_found_in_a_healthy_run(trained):
     samples = fakes(trained.params, draw(KEY), KEY)[1]
     nearest = np.argmin(cdist(samples, CENTRES), axis=1)
@@ -113,6 +114,7 @@ def test_nothing_is_found_in_a_healthy_run(trained):
     assert ailments(trained) == {}
 
 
+@pytest.mark.thorough
 def test_a_discriminator_that_was_trained_alone():
     alone = cdgm.block_descent({**GAME.blocks, 'discriminator': GAME.blocks[
         'discriminator']._replace(loss=partial(losses.discriminator_loss, **NETS))})
@@ -123,6 +125,7 @@ def test_a_discriminator_that_was_trained_alone():
     assert 'in the wrong order (limit 2%)' in found['discriminator won']
 
 
+@pytest.mark.thorough
 def test_a_generator_of_one_point(trained):
     last = trained.params['generator'][-1]
     point = [*trained.params['generator'][:-1],
@@ -133,6 +136,7 @@ def test_a_generator_of_one_point(trained):
     assert 'two samples are 0 of the distance' in found['generator collapsed']
 
 
+@pytest.mark.thorough
 def test_a_generator_of_two_modes(trained):
     def two(params, batch, key):
         return batch, CENTRES[jnp.arange(BATCH) % 2] + 0.05 * jax.random.normal(
@@ -203,6 +207,7 @@ def whole(field, params):
     return cdgm.blocks.merge(*gradients.values())
 
 
+@pytest.mark.thorough
 def test_the_leading_eigenvalue_is_arpacks(trained):
     """Of the adversarial network, whose Jacobian has thousands of columns."""
     batch = draw(KEY)
@@ -217,6 +222,7 @@ def test_the_leading_eigenvalue_is_arpacks(trained):
     np.testing.assert_allclose(numbers['leading'], wanted[0], rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_the_numbers_are_those_of_their_definitions(trained):
     batch, key = draw(KEY), jax.random.key(3)
     numbers = measure(trained, batch, key)

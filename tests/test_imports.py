@@ -4,6 +4,7 @@ blocks, schedules <- the rest of the core; the leaves (LEAVES below) stand alone
 """
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,15 @@ FILES = {'.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix(
 CORE = [name for name in FILES if name != 'cdgm' and name.split('.')[1] not in LEAVES]
 
 
+@cache
+def nodes(path):
+    """All nodes of a file, parsed once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imported(name):
     """The modules that a module imports, by absolute name."""
-    for node in ast.walk(ast.parse(FILES[name].read_text())):
+    for node in nodes(FILES[name]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -79,13 +86,13 @@ def test_nobody_in_the_library_calls_jit(name):
     """
     words = {getattr(node, 'attr', None) or getattr(node, 'id', None)
              or getattr(node, 'name', None)
-             for node in ast.walk(ast.parse(FILES[name].read_text()))}
+             for node in nodes(FILES[name])}
     assert not words & {'jit', 'pjit', 'filter_jit'}
 
 
 def tops_of(path):
     """What a file imports, by the first two names of each module."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -58,6 +58,7 @@ def test_every_layer_has_its_gradient_by_one_program(stack, x):
     assert program._cache_size() == 1
 
 
+@pytest.mark.thorough
 def test_seeds_side_by_side(stack, x):
     pair = jax.tree.map(lambda x: jnp.stack([x, x / 2]), stack)
     grads = jax.vmap(lambda stack: jax.grad(chain_loss)(take(stack, 2), stack, 2, x))(

@@ -142,6 +142,7 @@ def traced(descent, state, *data):
     pytest.param('float32', marks=pytest.mark.slow), 'float64'])
 @pytest.mark.parametrize('case', [nnx_case, equinox_case])
 @pytest.mark.parametrize('way', [cycle, visit, traced])
+@pytest.mark.sample(2)
 def test_equals_optax_by_hand(case, way, dtype):
     params, rest, losses, data, want = solved(case, dtype)
     descent = cdgm.block_descent({

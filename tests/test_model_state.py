@@ -147,6 +147,7 @@ def close(one, other):
 
 
 @pytest.mark.parametrize('run', [named, traced, visits, cycles, driven])
+@pytest.mark.sample(2)
 def test_equals_a_loop_by_hand(run, start):
     params, model_state, batches = start
     state = jax.jit(run)(DESCENT.init(params, model_state), batches)
@@ -157,6 +158,7 @@ def test_equals_a_loop_by_hand(run, start):
         lambda x: x.dtype, model_state)
 
 
+@pytest.mark.thorough
 def test_a_visit_on_one_minibatch_carries_it(start):
     params, model_state, batches = start
     state = DESCENT.init(params, model_state)

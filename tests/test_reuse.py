@@ -75,6 +75,7 @@ PROBLEMS = {'vae': vae_problem, 'gan': gan_problem, 'layers': layers_problem}
 
 
 @pytest.mark.parametrize('problem', PROBLEMS)
+@pytest.mark.sample(1)
 def test_a_visit_on_one_minibatch_is_its_steps(problem, key):
     descent, params, batch = PROBLEMS[problem](key, optax.adam(1e-2))
     state = descent.init(params)
@@ -127,6 +128,7 @@ def test_a_traced_block_and_seeds_side_by_side_visit_alike(key):
     ('vae', ('decoder', 'decoder', 'encoder')),
     ('gan', ('discriminator',) * 3 + ('generator',)),
     ('layers', ('last', 'first', 'first', 'middle'))])
+@pytest.mark.sample(1)
 def test_a_sweep_on_one_minibatch_is_its_steps_one_by_one(problem, order, key):
     descent, params, batch = PROBLEMS[problem](key, optax.adam(1e-2))
     state = descent.init(params)

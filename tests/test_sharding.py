@@ -260,12 +260,14 @@ def found():
 
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('kind', MESHES)
+@pytest.mark.thorough
 def test_sharded_over_eight_devices_is_one_device(kind, way, found):
     assert found[kind][way] == []
     assert found['moved'][way]
 
 
 @pytest.mark.parametrize('how', STACKS)
+@pytest.mark.thorough
 def test_a_stack_sharded_over_eight_devices_is_one_device(how, found):
     assert found['stacks'][how] == []
 

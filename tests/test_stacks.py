@@ -34,6 +34,7 @@ def size(tree):
 @pytest.mark.parametrize('depth', [
     pytest.param(6, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.slow),
     24, pytest.param(48, marks=pytest.mark.slow)])
+@pytest.mark.sample(1)
 def test_a_visit_takes_what_the_law_says(depth, half, most):
     """At rest, 16 bytes for each number of the layer that moves, and activations.
 
@@ -114,6 +115,7 @@ def test_small_updates_survive_in_16_bits(key):
     assert cosine(walk(lambda x, key: x.astype(jnp.bfloat16)), exact) < 0.5
 
 
+@pytest.mark.thorough
 def test_a_coded_stack_trains_as_a_float_stack_does(key):
     """One visit in float32 of what 16 bits hold, rounded once at its end."""
     model, steps = descent(2, width=16, heads=2, context=8)

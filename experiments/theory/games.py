@@ -345,7 +345,7 @@ def convex_alternating_limit():
                constant, found, 'derived')
 
 
-CONDITIONS = np.geomspace(10, 1000, 5)  # kappa
+CONDITIONS = np.geomspace(10, 1000, 3)  # kappa
 
 
 def _best_radius(dynamic: str, kappa: float) -> float:
@@ -359,7 +359,7 @@ def _best_radius(dynamic: str, kappa: float) -> float:
         lambda log_h: max(radius(matrix(dynamic, math.exp(log_h), game=part))
                           for part in parts),
         bounds=(-2 * math.log(kappa) - 2, 1 - math.log(kappa)), method='bounded',
-        options={'xatol': 1e-6})
+        options={'xatol': 1e-3})
     return found.fun
 
 

@@ -66,6 +66,7 @@ def test_sha256_is_of_the_text(dataset):
     assert dataset.sha256 == {'pydoc_data.topics': hashlib.sha256(whole).hexdigest()}
 
 
+@pytest.mark.thorough
 def test_order_does_not_depend_on_the_process(dataset):
     program = 'from cdgm.data import python_docs; print(python_docs().sha256)'
     for seed in '1', '2':

@@ -61,6 +61,7 @@ def test_words_are_drawn_as_often_as_they_are_probable(key):
                            expected * len(after)).pvalue > 1e-3
 
 
+@pytest.mark.thorough
 def test_the_set_has_the_splits_of_the_definition():
     data, _ = synthetic_text(30, vocabulary=6)
     shapes = [split.examples.shape for split in (data.train, data.validation,

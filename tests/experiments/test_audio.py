@@ -58,6 +58,7 @@ GAN_RUN = partial(pytest.param, 'gan_run', marks=pytest.mark.slow)
 @pytest.mark.parametrize('name, counts', [
     ('vae_run', {'samples': 10, 'reconstructions': 10, 'interpolation': 5}),
     GAN_RUN({'samples': 10, 'interpolation': 5})])
+@pytest.mark.thorough
 def test_every_sound_is_there_and_is_one(name, counts, request):
     folder = request.getfixturevalue(name)
     for kind, count in counts.items():
@@ -73,6 +74,7 @@ def test_every_sound_is_there_and_is_one(name, counts, request):
 
 
 @pytest.mark.parametrize('name, players', [('vae_run', 25), GAN_RUN(15)])
+@pytest.mark.thorough
 def test_the_page_has_a_player_and_a_picture_of_each(name, players, request):
     page = (request.getfixturevalue(name) / 'report.html').read_text()
     assert page.count('<audio controls') == players
@@ -102,6 +104,7 @@ def test_rows_of_metrics(vae_run):
     assert 0 < test['reconstruction_db'][0] < 80
 
 
+@pytest.mark.thorough
 def test_exact_sigma_is_where_the_gradient_vanishes():
     model = models.conditional_vae((4, 4, 1), 2, latent_size=2, hidden=(3,))
     params = {**model.init(jax.random.key(0)), 'sigma': jnp.log(0.5)}

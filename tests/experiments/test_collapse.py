@@ -22,6 +22,7 @@ def test_beta_rises_over_the_warm_up_alone():
     assert (collapse.betas_of(SETTING, 'joint', 4) == 1).all()
 
 
+@pytest.mark.thorough
 def test_epochs_take_as_many_decoder_steps_whatever_the_encoder_does(key):
     with jax.enable_x64(False):  # as people run it
         model = models.text_vae(6, 3, latent_size=2, hidden=3, embedding=2)

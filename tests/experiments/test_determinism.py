@@ -86,6 +86,7 @@ def vae(dtype):
     return descent.init(params), lambda state, key: cycle(state, images, key)[0]
 
 
+@pytest.mark.thorough
 def test_a_sweep_at_a_time_in_a_python_loop():
     with jax.enable_x64(False):
         state, cycle = vae(jnp.float32)
@@ -126,6 +127,7 @@ SWITCHES = {'x64': 'JAX_ENABLE_X64=1', 'ranks': 'JAX_NUMPY_RANK_PROMOTION=raise'
 @pytest.mark.parametrize('name', [
     pytest.param(name, marks=[pytest.mark.slow] if name == 'jit' else [])
     for name in SWITCHES])
+@pytest.mark.thorough
 def test_a_debugging_switch_of_jax_ends_well_with_the_same_metric(name, tmp_path):
     found = []
     for case, switch in {'plain': 'CDGM_NO_SWITCH=1', name: SWITCHES[name]}.items():

@@ -68,6 +68,7 @@ def test_r1_is_added_to_the_discriminators_loss_at_the_data():
     assert terms == 'terms'
 
 
+@pytest.mark.thorough
 def test_simultaneous(run):
     folder = run('gan', *TINY, '--order=simultaneous', '--loss=least_squares')
     rows = read_rows(folder)

@@ -29,6 +29,7 @@ def test_a_vamp_prior_is_a_block_of_its_own():
     assert list(task('--order=joint').descent(HYPER).blocks) == ['joint']
 
 
+@pytest.mark.thorough
 def test_two_layers_have_the_weights_of_their_chain(key):
     """log w of one sample is minus the bound for K = 1 with the same key."""
     values = cli.parse(iwae_table.define_flags, ['--layers=2'])
@@ -55,6 +56,7 @@ def test_what_does_not_go_together_is_one_line(arguments, message):
         task(*arguments)
 
 
+@pytest.mark.thorough
 def test_a_run_ends_with_an_evaluation(run):
     folder = run('iwae_table', *TINY)
     report = json.loads((folder / 'evaluation.json').read_text())

@@ -43,6 +43,7 @@ def test_a_run_has_nats_bits_and_a_sample(joint):
     assert (joint / 'sample.txt').read_text().count('----') == 2
 
 
+@pytest.mark.thorough
 def test_blocks_in_16_bits_adapt_it_with_riders(joint, tmp_path):
     """Only what moved differs from the run that it started from."""
     run = tmp_path / 'run'
@@ -56,6 +57,7 @@ def test_blocks_in_16_bits_adapt_it_with_riders(joint, tmp_path):
         assert not (after['head/norm'] == 1).all()
 
 
+@pytest.mark.thorough
 def test_adapters_move_alone(joint, tmp_path):
     run = tmp_path / 'run'
     done = call(*SMALL, '--order=joint', '--rank=2', f'--from_run={joint}',

@@ -133,6 +133,7 @@ def test_it_resumes_after_a_kill_to_the_same_bits(toy):
     assert last['aux']['head']['nats'][0] == pytest.approx(last['loss']['head'][0])
 
 
+@pytest.mark.thorough
 def test_it_is_swept_and_reported(toy):
     folder, _, _ = toy
     (folder / 'grid.toml').write_text(SWEEP)

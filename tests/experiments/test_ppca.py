@@ -18,6 +18,7 @@ def test_condensed_points_have_the_mean_and_covariance_of_the_data():
     np.testing.assert_allclose(np.cov(few.T, bias=True), np.cov(X.T, bias=True))
 
 
+@pytest.mark.thorough
 def test_exact_blocks_rise_at_every_half_step_and_end_at_the_optimum():
     path = ppca.exact_path(ppca.condense(X), 2, 100, seed=0)
     best = models.ppca_optimum(X, 2)

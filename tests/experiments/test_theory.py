@@ -41,6 +41,7 @@ def test_the_row_holds(measure, measured):
 
 
 @pytest.mark.parametrize('measure', theory.ROWS, ids=NAMES)
+@pytest.mark.sample(20)
 def test_the_row_would_fail_on_another_prediction(measure, measured):
     row = measured(measure)
     far = 1e-5 * (abs(row.measurement) or 1)

@@ -96,6 +96,7 @@ def test_params_are_those_of_the_last_evaluation(pair):
         read_rows(pair)[-1]['test']['neg_elbo'], expected, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_flags_repeat_the_run(pair, run):
     again = run('vae', f'--flagfile={pair / "flags.txt"}')
     assert without_seconds(read_rows(again)) == without_seconds(read_rows(pair))

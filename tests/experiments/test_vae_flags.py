@@ -21,6 +21,7 @@ def task(*arguments):
     return vae.task(cli.parse(vae.define_flags, [*TINY, *arguments]), DATA)
 
 
+@pytest.mark.thorough
 def test_a_learned_sigma_starts_where_it_is_told_and_is_the_decoders():
     ours = task('--hidden=8', '--likelihood=learned_gaussian', '--sigma=0.25')
     params = ours.init(jax.random.key(0))
@@ -37,6 +38,7 @@ def test_a_learned_sigma_starts_where_it_is_told_and_is_the_decoders():
     assert grads['decoder']['log_scale'] != 0
 
 
+@pytest.mark.thorough
 def test_a_logistic_likelihood_has_gradients_everywhere():
     levels = np.round(DATA.train.examples * 15) * 17 / 255
     ours = vae.task(cli.parse(vae.define_flags, [

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from scipy import stats
 
 import cdgm
@@ -61,6 +62,7 @@ def test_sleep_teaches_the_encoder_the_exact_posterior(key):
     np.testing.assert_array_equal(slopes['decoder'], 0)  # nothing flows to the dreamer
 
 
+@pytest.mark.thorough
 def test_posterior_kl_does_not_see_the_decoder(key):
     value, grads = jax.jit(jax.value_and_grad(lambda p: posterior_kl(
         p, X, key, encode=encode)[0]))(PARAMS)
@@ -69,6 +71,7 @@ def test_posterior_kl_does_not_see_the_decoder(key):
     assert grads['decoder'] == 0 and np.all(grads['encoder'] != 0)
 
 
+@pytest.mark.thorough
 def test_the_split_objective_collapses_and_wake_sleep_does_not(key):
     """One descent each, from the same start; the ELBO is the third."""
     losses = {'elbo': (partial(neg_elbo, **model, **gaussian),) * 2,

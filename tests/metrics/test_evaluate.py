@@ -26,6 +26,7 @@ def report(seen):
                         progress=lambda *progress: seen.append(progress))
 
 
+@pytest.mark.thorough
 def test_the_dict_is_flat_and_of_numbers(report):
     assert all(type(value) is float for value in report.values())
     for name in ('neg_elbo', 'kl', 'reconstruction', 'nll', 'mutual_information',
@@ -35,6 +36,7 @@ def test_the_dict_is_flat_and_of_numbers(report):
         'kl_dimension_0', 'kl_dimension_1', 'kl_dimension_2']
 
 
+@pytest.mark.thorough
 def test_numbers_are_those_of_the_closed_form(report):
     nll = linear.exact_nll(X).mean()
     # The weights are all the likelihood when the encoder is the posterior.
@@ -51,6 +53,7 @@ def test_numbers_are_those_of_the_closed_form(report):
     assert abs(report['amortisation_gap']) < 0.05
 
 
+@pytest.mark.thorough
 def test_progress_is_reported_for_every_long_metric(report, seen):
     jax.effects_barrier()
     assert {metric for metric, *_ in seen} == {'elbo', 'nll', 'information', 'gap'}

@@ -12,6 +12,7 @@ X = linear.draw(6)
 how = Refinement(steps=300, learning_rate=0.1, num_samples=16, final_samples=4000)
 
 
+@pytest.mark.thorough
 def test_the_gap_is_the_divergence_from_the_posterior(key):
     run = jax.jit(partial(amortisation_gap, **linear.MODEL, batch_size=3,
                           refinement=how))

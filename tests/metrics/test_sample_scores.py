@@ -139,6 +139,7 @@ def judged():
     return {'train': judge(x, labels), 'test': judge(test, asked), 'judge': judge}
 
 
+@pytest.mark.thorough
 def test_the_classifier_learns(judged):
     # Corners are six standard deviations apart: Bayes' error is 2 Phi(-3).
     assert float(metrics.accuracy(judged['test'])) > 0.97

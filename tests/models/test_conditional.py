@@ -25,6 +25,7 @@ def moved(model_of, shape=(10, 6, 1)):
 
 @pytest.mark.parametrize('channels', [(), (2, 3)], ids=['mlp', 'conv'])
 @pytest.mark.parametrize('classes', [0, 3])
+@pytest.mark.sample(1)
 def test_vae(classes, channels):
     model, params = moved(lambda shape: models.conditional_vae(
         shape, classes, latent_size=2, hidden=(5,), channels=channels))
@@ -41,6 +42,7 @@ def test_vae(classes, channels):
 
 @pytest.mark.parametrize('channels', [(), (3, 2)], ids=['mlp', 'conv'])
 @pytest.mark.parametrize('classes', [0, 3])
+@pytest.mark.sample(1)
 def test_gan(classes, channels):
     model, params = moved(lambda shape: models.conditional_gan(
         shape, classes, latent_size=2, widths=(5,), generator_channels=channels,
@@ -87,6 +89,7 @@ def test_image_shapes_are_checked():
         models.conditional_gan((8, 8))
 
 
+@pytest.mark.thorough
 def test_codes_have_the_moments_of_the_mixture():
     random = np.random.RandomState(1)
     mean, logvar = random.normal(size=(2, 40, 3))
@@ -115,6 +118,7 @@ def test_a_class_of_one_code_has_a_density():
     assert np.isfinite(density.root).all()
 
 
+@pytest.mark.thorough
 def test_classifier_gives_features_and_logits():
     net = models.classifier((9, 7, 1), 4, channels=(2, 3), width=5)
     params = net.init(jax.random.key(0))

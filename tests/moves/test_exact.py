@@ -199,6 +199,7 @@ BAD = {'tanh': (tanh_loss, 'not quadratic'), 'relu': (relu_loss, 'not quadratic'
     *[(name, 'dense', np.float64) for name in BAD],
     *[(name, 'iterated', np.float64) for name in ('tanh', 'critic', 'saddle')],
     ('tanh', 'dense', np.float32)])
+@pytest.mark.sample(3)
 def test_a_bad_block_is_detected_under_jit(name, solver, dtype, key):
     rng = np.random.default_rng(5)
     batch = (rng.standard_normal((20, 4)).astype(dtype),

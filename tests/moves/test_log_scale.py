@@ -25,6 +25,7 @@ def test_a_global_sigma_is_the_root_mean_square_error():
                                np.sqrt(np.mean((X - 0.3) ** 2)), rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_each_variance_of_a_linear_vae_is_that_of_the_posterior(key):
     """S_j = 1 / (|W_j|^2 / s^2 + 1), and in full s^2 (W'W + s^2 I)^-1."""
     rng = np.random.default_rng(21)

@@ -91,6 +91,7 @@ DRIVEN = {name: drive(exact_steps(), rule) for name, rule in RULES.items()}
 
 
 @every_rule
+@pytest.mark.sample(3)
 def test_a_driven_descent_resumes_exactly(name):
     n, driven = 6, DRIVEN[name]
 
@@ -111,6 +112,7 @@ def test_a_driven_descent_resumes_exactly(name):
 
 
 @pytest.mark.parametrize('name', ['gsl', 'importance', 'bandit'])
+@pytest.mark.sample(1)
 def test_eight_equal_seeds_are_eight_copies_of_one(name):
     steps, seeds, one = 8, 8, DRIVEN[name]
     alone, blocks = loop(one, one.init(origin()), steps)
@@ -346,6 +348,7 @@ def chain():
 
 
 @pytest.mark.parametrize('name', DEEP)
+@pytest.mark.sample(2)
 def test_the_program_over_seeds_holds_conditionals_and_not_every_branch(name, chain):
     descent, params, batch, keys, every = chain
     rule, conditionals = DEEP[name]

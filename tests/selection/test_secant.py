@@ -90,6 +90,7 @@ def kept_numbers(state):
 @pytest.mark.parametrize(('rate', 'seeds'), [(1e-4, False), (0., True)],
                          ids=['moves', 'seeds stand still'])
 @pytest.mark.parametrize('name', RULES)
+@pytest.mark.sample(4)
 def test_a_rule_keeps_and_reports_no_nan(name, seeds, rate):
     """Of a block that stands still no secant is known."""
     driven = cdgm.drive(cdgm.block_descent({
@@ -109,6 +110,7 @@ def test_a_rule_keeps_and_reports_no_nan(name, seeds, rate):
 
 
 @pytest.mark.parametrize('name', RULES)
+@pytest.mark.sample(2)
 def test_a_rule_runs_under_debug_nans(name):
     """The rule alone, eagerly, so that every operation is looked at."""
     rule = RULES[name]

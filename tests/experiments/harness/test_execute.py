@@ -102,6 +102,7 @@ def assert_longer(folder, from_the_start):
     assert '--cycles=4' in manifest['flags']
 
 
+@pytest.mark.thorough
 def test_equals_one_that_was_longer_from_the_start(short, from_the_start, train,
                                                    capsys):
     assert numbers(short) != numbers(from_the_start)
@@ -112,6 +113,7 @@ def test_equals_one_that_was_longer_from_the_start(short, from_the_start, train,
 
 
 @pytest.mark.parametrize('file', ['manifest.json', 'flags.txt', 'params.npz'])
+@pytest.mark.sample(1)
 def test_equals_it_though_it_dies_on_the_way(file, short, from_the_start, train,
                                              monkeypatch):
     """Before a file is written, once, so that all before it are."""
@@ -221,6 +223,7 @@ def scheduled(decay):
     (vae.EXPERIMENT._replace(hyper=lambda values: {
         **vae.hyper(values), 'beta': 1 / values.cycles}), False),
     (vae.EXPERIMENT, True)])
+@pytest.mark.sample(2)
 def test_what_depends_on_the_length_is_refused(experiment, alike):
     longer = parse('--cycles=4', '--run_dir=there')
     shorter = cli.serialise(parse('--cycles=2')).splitlines()

@@ -307,6 +307,7 @@ def test_a_variant_that_diverged_is_not_chosen(tmp_path):
     assert line.variant == 'rate=1' and line.tried['rate=9'] == (np.inf, 1, 2)
 
 
+@pytest.mark.thorough
 def test_the_same_files_make_the_same_bytes(shown):
     folder, _, _ = shown
     files = [folder / 'report.html', folder / 'tables.csv']

@@ -110,6 +110,7 @@ def interrupt(monkeypatch, poll):
 
 
 @pytest.mark.parametrize('name', STUDIES)
+@pytest.mark.sample(1)
 def test_resumes_to_the_same_bits(name, train, whole, tmp_path, monkeypatch, capsys):
     folder = RunFolder(tmp_path)
     # Before all, within a row, at its end, and when it is written.
@@ -272,6 +273,7 @@ for number in count(1):
 
 
 @pytest.mark.parametrize('milliseconds', [3, 50])
+@pytest.mark.sample(1)
 def test_killed_while_saving(milliseconds, tmp_path):
     folder = tmp_path / 'checkpoints'
     with subprocess.Popen([sys.executable, '-c', SAVE, folder], stdout=subprocess.PIPE,
@@ -286,6 +288,7 @@ def test_killed_while_saving(milliseconds, tmp_path):
     assert not [*tmp_path.glob('damaged*')]
 
 
+@pytest.mark.thorough
 def test_metrics_that_were_altered(train, whole, tmp_path, monkeypatch, capsys):
     """The rows belong to the checkpoint: here they go back to the start together."""
     folder = RunFolder(tmp_path)

@@ -138,6 +138,7 @@ def commands_of(said):
 
 
 @pytest.mark.parametrize('name', ['some.toml', 'quickstart', 'rules'])
+@pytest.mark.sample(1)
 def test_a_dry_run_prints_commands_that_make_the_trials(folder, call, name):
     before = contents(folder)
     status, said, error = call(name, '--dry_run')

@@ -360,6 +360,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize('name', NAMES)
+@pytest.mark.sample(3)
 def test_sweeps_of_the_package(name):
     made = spec.read(spec.named(name))
     assert made.name == name and made.trials and made.title

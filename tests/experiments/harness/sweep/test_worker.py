@@ -499,6 +499,7 @@ def undisturbed(run):
         '--learning_rate=1e-2', '--seed=1'))
 
 
+@pytest.mark.thorough
 def test_the_mode_changes_no_number(started, really, undisturbed):
     modes = [started(REAL, mode) for mode in ('sequential', 'vmapped')]
     for folder in modes:
@@ -579,6 +580,7 @@ def start(environment):
         stderr=subprocess.PIPE)
 
 
+@pytest.mark.thorough
 def test_from_a_command_to_a_report(started, undisturbed, start, tmp_path):
     folder = started('seed = [0, 1]\nlearning_rate = [1e-2]')
     shutil.rmtree(folder)

@@ -145,6 +145,7 @@ def assert_same(path, other, exact):
 
 
 @pytest.mark.parametrize('name', CASES)
+@pytest.mark.sample(1)
 def test_side_by_side_as_alone(name, runs):
     case = runs(name)
     paths, errors = case.run('beside', *case.own)

@@ -149,6 +149,7 @@ def minibatches_by_hand(key, cycle, per_cycle):
 
 
 @pytest.mark.parametrize('name', STUDIES)
+@pytest.mark.sample(1)
 def test_equals_a_loop_in_python(name, trained):
     final, rows = trained[name]
     cycle_once = jax.jit(SWEEPS_BY_HAND[name])
