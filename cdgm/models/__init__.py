@@ -27,13 +27,14 @@ from cdgm.models.text_vae import TextVAE, text_vae
 from cdgm.models.transformer import Transformer, transformer
 from cdgm.models.upsampling import Upsampling
 from cdgm.models.vae import VAE, vae
+from cdgm.models.vaegan import VAEGAN, vaegan
 from cdgm.models.vamp_prior import VampPrior, vamp_prior
 
 __all__ = [
     'Classifier', 'CodeDensity', 'ConditionalGAN', 'ConditionalVAE', 'Conv',
     'DCGAN', 'GAN', 'HierarchicalVAE', 'NORMALISATIONS', 'ONE_LAYER', 'PpcaOptimum',
     'SMALL_DISCRIMINATORS', 'TWO_LAYERS', 'TextVAE', 'Transformer', 'Upsampling',
-    'VAE', 'VampPrior', 'burda_vae', 'classifier', 'conditional_gan',
+    'VAE', 'VAEGAN', 'VampPrior', 'burda_vae', 'classifier', 'conditional_gan',
     'conditional_vae', 'convolutional_vae', 'dcgan', 'diagonalise', 'fit_codes',
     'gan', 'linear_nll', 'linear_vae', 'one_layer', 'ppca_optimum', 'sample_codes',
-    'sample_tokens', 'text_vae', 'transformer', 'vae', 'vamp_prior']
+    'sample_tokens', 'text_vae', 'transformer', 'vae', 'vaegan', 'vamp_prior']
