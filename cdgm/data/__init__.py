@@ -24,6 +24,7 @@ from cdgm.data.python_docs import python_docs as python_docs
 from cdgm.data.shakespeare import shakespeare as shakespeare
 from cdgm.data.stacked import NUM_MODES as NUM_MODES
 from cdgm.data.stacked import draw_stacked as draw_stacked
+from cdgm.data.stacked import stack as stack
 from cdgm.data.stacked import stacked_base as stacked_base
 from cdgm.data.stacked import stacked_digits as stacked_digits
 from cdgm.data.stacked import stacked_mnist as stacked_mnist

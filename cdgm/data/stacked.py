@@ -2,9 +2,9 @@
 
 A mode is the triple of the three classes, 1000 of them, all equally probable but for
 the counts of the base set: a test of whether a generator forgets any. Every channel is
-drawn on its own, with replacement, from one split of a set of digits, so that train and
-test digits are never pooled. `draw_stacked` draws on the device, by a key, for training
-on fresh stacks; the sets of the table are draws of it that are kept:
+drawn on its own, from one split of a set of digits, so that train and test digits are
+never pooled. `draw_stacked` draws on the device, by a key; the sets of the table are
+draws of it that are kept:
 
     stacked_digits   8 x 8, of scikit-learn's digits; nothing to download
     stacked_mnist    28 x 28, of MNIST
@@ -50,10 +50,19 @@ def draw_stacked(base: Split, key: jax.Array, count: int) -> Split:
     >>> stacks.examples.shape, stacks.labels.tolist()
     ((5, 4, 4, 3), [444, 444, 444, 444, 444])
     """
-    images, labels = jnp.asarray(base.examples), jnp.asarray(base.labels)
-    drawn = jax.random.randint(key, (count, 3), 0, len(images))
-    return Split(jnp.moveaxis(images[drawn][..., 0], 1, -1),
-                 triple_number(labels[drawn]))
+    drawn = jax.random.randint(key, (3 * count,), 0, len(base.labels))
+    triples = jnp.asarray(base.labels)[drawn].reshape(count, 3)
+    return Split(stack(jnp.asarray(base.examples)[drawn]), triple_number(triples))
+
+
+def stack(images: jax.Array) -> jax.Array:
+    """Make one image of each three in a row, float[3 n, H, W, 1] -> float[n, H, W, 3].
+
+    >>> stack(jnp.arange(6.).reshape(6, 1, 1, 1))[:, 0, 0].tolist()
+    [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    """
+    _, height, width, _ = images.shape
+    return jnp.moveaxis(images.reshape(-1, 3, height, width), 1, -1)
 
 
 def triple_number(classes: jax.Array) -> jax.Array:

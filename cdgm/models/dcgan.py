@@ -1,14 +1,16 @@
 """A generative adversarial network of convolutions, normalised or not.
 
-    generator       z -> Dense -> [h, w, channels[0]], then for each number of channels
-                    (residual blocks; a 3x3 convolution to 4 F channels, pixels
-                    shuffled: twice the sides) -> sigmoid -> image
+    generator       z -> (Dense, a) for each width -> Dense -> [h, w, channels[0]], then
+                    for each number of channels (residual blocks; a 3x3 convolution to
+                    4 F channels, pixels shuffled: twice the sides) -> sigmoid -> image
     discriminator   x -> (3x3 convolution of stride 2; residual blocks) for each number
-                    of channels -> flatten -> Dense -> logit
+                    of channels -> flatten -> (Dense, a) for each width -> Dense: logit
     residual        x + s * Conv(a(n(Conv(a(x))))), s a scalar that starts at zero
 
-with n the normalisation and a the LeakyReLU after it. As in DCGAN, the generator's last
-layer and the discriminator's first have none. Three kinds:
+A net without channels is a perceptron, which for images of 8x8 is the better choice.
+
+Here a is LeakyReLU and n the normalisation, which is of convolutions alone. As in
+DCGAN, the generator's last layer and the discriminator's first have none. Three kinds:
 
     none    as in R3GAN: penalties and the residual blocks' start do its work
     group   over groups of a few channels of one image; it has no state
@@ -102,6 +104,7 @@ class Generator(nn.Module):
     """Latents to images in [0, 1]."""
 
     image_shape: tuple[int, int, int]
+    widths: tuple[int, ...]
     channels: tuple[int, ...]
     blocks: int
     kind: str
@@ -109,6 +112,11 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, z, train: bool = True):
         height, width, depth = self.image_shape
+        for units in self.widths:
+            z = _leaky_relu(nn.Dense(units)(z))
+        if not self.channels:
+            x = nn.Dense(prod(self.image_shape))(z)
+            return nn.sigmoid(x).reshape(-1, *self.image_shape)
         sides = [(-(-height >> at), -(-width >> at))
                  for at in range(len(self.channels), -1, -1)]
         start = *sides[0], self.channels[0]
@@ -125,6 +133,7 @@ class Discriminator(nn.Module):
     """Images to logits."""
 
     channels: tuple[int, ...]
+    widths: tuple[int, ...]
     blocks: int
     kind: str
 
@@ -135,13 +144,18 @@ class Discriminator(nn.Module):
             x = Normalisation(self.kind if at else 'none', train)(x)
             for _ in range(self.blocks):
                 x = Residual(self.kind, train)(x)
-        return nn.Dense(1)(x.reshape(x.shape[0], -1)).squeeze(-1)
+        x = x.reshape(x.shape[0], -1)
+        for units in self.widths:
+            x = _leaky_relu(nn.Dense(units)(x))
+        return nn.Dense(1)(x).squeeze(-1)
 
 
 def dcgan(image_shape: Sequence[int], latent_size: int = 64,
           generator_channels: Sequence[int] = (64, 32),
-          discriminator_channels: Sequence[int] = (32, 64), *, blocks: int = 0,
-          normalisation: str = 'none', packing: int = 1) -> DCGAN:
+          discriminator_channels: Sequence[int] = (32, 64), *,
+          generator_widths: Sequence[int] = (),
+          discriminator_widths: Sequence[int] = (),
+          blocks: int = 0, normalisation: str = 'none', packing: int = 1) -> DCGAN:
     """Build a generative adversarial network.
 
     Args:
@@ -150,6 +164,8 @@ def dcgan(image_shape: Sequence[int], latent_size: int = 64,
       generator_channels: from the smallest image on; each doubles the sides.
       discriminator_channels: of its convolutions; each halves the sides. Those of
         `SMALL_DISCRIMINATORS` are too small, on purpose.
+      generator_widths: of its hidden layers, before the convolutions.
+      discriminator_widths: of its hidden layers, after the convolutions.
       blocks: residual blocks at each size.
       normalisation: 'none', 'group' or 'batch'.
       packing: images that the discriminator is shown at once, beside each other as
@@ -169,10 +185,11 @@ def dcgan(image_shape: Sequence[int], latent_size: int = 64,
         raise ValueError(f'normalisation is {normalisation!r}; choose one of '
                          f'{", ".join(NORMALISATIONS)}.')
     nets: dict[str, nn.Module] = {
-        'discriminator': Discriminator(tuple(discriminator_channels), blocks,
-                                       normalisation),
-        'generator': Generator(shape, tuple(generator_channels), blocks,
-                               normalisation)}
+        'discriminator': Discriminator(
+            tuple(discriminator_channels), tuple(discriminator_widths), blocks,
+            normalisation),
+        'generator': Generator(shape, tuple(generator_widths),
+                               tuple(generator_channels), blocks, normalisation)}
     inputs = {'discriminator': (1, *shape[:2], packing * shape[2]),
               'generator': (1, latent_size)}
 

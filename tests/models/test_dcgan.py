@@ -114,6 +114,21 @@ def test_small_discriminators_are_small(name, channels):
     assert logits.shape == (4,)
 
 
+def test_without_channels_a_net_is_a_perceptron():
+    model = compiled(models.dcgan((5, 4, 3), LATENT, (), (), generator_widths=(4,),
+                                  discriminator_widths=(3, 2)))
+    params = model.init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, params) == {
+        'generator': {'Dense_0': {'kernel': (2, 4), 'bias': (4,)},
+                      'Dense_1': {'kernel': (4, 60), 'bias': (60,)}},
+        'discriminator': {'Dense_0': {'kernel': (60, 3), 'bias': (3,)},
+                          'Dense_1': {'kernel': (3, 2), 'bias': (2,)},
+                          'Dense_2': {'kernel': (2, 1), 'bias': (1,)}}}
+    images = model.generate(params, jnp.ones((6, LATENT)))
+    assert images.shape == (6, 5, 4, 3)
+    assert model.discriminate(params, images).shape == (6,)
+
+
 def test_what_is_refused():
     with pytest.raises(ValueError, match="normalisation is 'layer'; choose one of "
                                          'batch, group, none'):
