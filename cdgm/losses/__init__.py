@@ -2,14 +2,16 @@
 
 `neg_elbo`, `neg_iwae`, `discriminator_loss` and `generator_loss` become loss functions
 of a block, `(params, batch, key) -> (scalar, aux)`, once `functools.partial` has bound
-the nets; the rest are the terms they are made of, one value for each example or each
-batch.
+the nets, and `gan_game` makes those of a GAN's blocks with all that may be asked of
+them; the rest are the terms they are made of, one value for each example or each batch.
 """
 
 from cdgm.losses.critics import relativistic, wasserstein
 from cdgm.losses.gan import (
-    GAN_LOSSES, DiscriminatorTerms, GanLoss, GeneratorTerms, discriminator_loss,
-    generator_loss, least_squares, minimax, non_saturating)
+    GanLoss, hinge, least_squares, minimax, non_saturating, smoothed)
+from cdgm.losses.gan_game import (
+    FROZEN, GAN_LOSSES, DiscriminatorTerms, GanGame, GeneratorTerms,
+    check_output_range, discriminator_loss, gan_game, generator_loss, unsuited)
 from cdgm.losses.language import next_token_loss, token_cross_entropy
 from cdgm.losses.importance import (
     BoundTerms, LatentModel, LogWeights, log_weights, neg_iwae, sample_posterior,
@@ -20,21 +22,25 @@ from cdgm.losses.likelihoods import (
     logistic_log_likelihood)
 from cdgm.losses.linear import linear_neg_elbo
 from cdgm.losses.penalties import (
-    clip_weights, squared_gradient, weight_clipping, wgan_gp)
+    Penalty, clip_weights, gradient_penalty, r1, r2, squared_gradient, weight_clipping,
+    wgan_gp)
+from cdgm.losses.spectral_norm import spectral_norm, spectral_vectors
 from cdgm.losses.vae import (
     ElboTerms, annealed, gaussian_kl, gaussian_kl_per_dimension, gaussian_log_density,
     neg_elbo, sample_latent, standard_normal_log_density)
 from cdgm.losses.wake_sleep import posterior_kl, reconstruction, sleep
 
 __all__ = [
-    'BoundTerms', 'DiscriminatorTerms', 'ElboTerms', 'GAN_LOSSES', 'GanLoss',
-    'GeneratorTerms', 'LIKELIHOODS', 'LatentModel', 'Likelihood', 'LogWeights',
-    'annealed', 'bernoulli_log_likelihood', 'categorical_log_likelihood',
-    'check_support', 'clip_weights', 'discriminator_loss', 'gaussian_kl',
-    'gaussian_kl_per_dimension', 'gaussian_log_density', 'gaussian_log_likelihood',
-    'generator_loss', 'learned_gaussian_log_likelihood', 'least_squares',
-    'linear_neg_elbo', 'log_weights', 'logistic_log_likelihood', 'minimax',
-    'neg_elbo', 'neg_iwae', 'next_token_loss', 'non_saturating', 'posterior_kl',
+    'BoundTerms', 'DiscriminatorTerms', 'ElboTerms', 'FROZEN', 'GAN_LOSSES', 'GanGame',
+    'GanLoss', 'GeneratorTerms', 'LIKELIHOODS', 'LatentModel', 'Likelihood',
+    'LogWeights', 'Penalty', 'annealed', 'bernoulli_log_likelihood',
+    'categorical_log_likelihood', 'check_output_range', 'check_support', 'clip_weights',
+    'discriminator_loss', 'gan_game', 'gaussian_kl', 'gaussian_kl_per_dimension',
+    'gaussian_log_density', 'gaussian_log_likelihood', 'generator_loss',
+    'gradient_penalty', 'hinge', 'learned_gaussian_log_likelihood', 'least_squares',
+    'linear_neg_elbo', 'log_weights', 'logistic_log_likelihood', 'minimax', 'neg_elbo',
+    'neg_iwae', 'next_token_loss', 'non_saturating', 'posterior_kl', 'r1', 'r2',
     'reconstruction', 'relativistic', 'sample_latent', 'sample_posterior',
-    'sample_prior', 'sleep', 'squared_gradient', 'standard_normal_log_density',
-    'token_cross_entropy', 'wasserstein', 'weight_clipping', 'wgan_gp']
+    'sample_prior', 'sleep', 'smoothed', 'spectral_norm', 'spectral_vectors',
+    'squared_gradient', 'standard_normal_log_density', 'token_cross_entropy',
+    'unsuited', 'wasserstein', 'weight_clipping', 'wgan_gp']

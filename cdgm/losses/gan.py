@@ -7,18 +7,21 @@ fake, both minimised:
     minimax          E_x softplus(-l) + E_g softplus(l)     -E_g softplus(l)
     non_saturating   the same                               E_g softplus(-l)
     least_squares    E_x (l - 1)^2 / 2 + E_g l^2 / 2        E_g (l - 1)^2 / 2
+    hinge            E_x max(0, 1 - l) + E_g max(0, 1 + l)  -E_g l
 
 since -log D = softplus(-l) and -log(1 - D) = softplus(l). With the optimal l = log p/q
 the first discriminator loss is log 4 - 2 JS(p, q).
 
 Shapes   B batch, Z latent; the batches of real and fake logits may differ.
-Units    nats (least squares: squared logits), averaged over the batch.
+Units    nats (least squares: squared logits; hinge: logits), averaged over the batch.
 Sources  Goodfellow et al. 2014 (arXiv:1406.2661) eq. 1, theorem 1 and section 3 (non-
-         saturating); Mao et al. 2017 (arXiv:1611.04076) eq. 9, labels a = 0, b = c = 1.
+         saturating); Mao et al. 2017 (arXiv:1611.04076) eq. 9, labels a = 0, b = c = 1;
+         Miyato et al. 2018 (arXiv:1802.05957) eqs. 16 and 17 (hinge); Salimans et al.
+         2016 (arXiv:1606.03498) section 3.4 (one-sided smoothing of labels).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +72,10 @@ def _half_square(logits, label):
     return jnp.mean(jnp.square(widen(logits) - label)) / 2
 
 
+def _mean_hinge(logits):
+    return jnp.mean(jax.nn.relu(1 - widen(logits)))
+
+
 def _cross_entropy(real_logits, fake_logits):
     return _mean_softplus(-real_logits) + _mean_softplus(fake_logits)
 
@@ -86,60 +93,41 @@ least_squares = GanLoss(
         _half_square(real_logits, 1) + _half_square(fake_logits, 0)),
     generator=lambda real_logits, fake_logits: _half_square(fake_logits, 1))
 
-GAN_LOSSES = {'minimax': minimax, 'non_saturating': non_saturating,
-              'least_squares': least_squares}
+hinge = GanLoss(
+    discriminator=lambda real_logits, fake_logits: (
+        _mean_hinge(real_logits) + _mean_hinge(-fake_logits)),
+    generator=lambda real_logits, fake_logits: -jnp.mean(widen(fake_logits)))
 
 
-def discriminator_loss(
-        params, batch, key, *, generate: Callable[[Any, jax.Array], jax.Array],
-        discriminate: Callable[[Any, jax.Array], jax.Array], latent_size: int,
-        loss: GanLoss) -> tuple[jax.Array, DiscriminatorTerms]:
-    """What the discriminator minimises; bind the keywords with `functools.partial`.
+def smoothed(loss: GanLoss, amount: jax.typing.ArrayLike) -> GanLoss:
+    """Tell the discriminator that real images are real by 1 - amount, no more.
 
-    There is no stop_gradient: block descent differentiates the discriminator only, and
-    the generator then runs forward alone. Whoever differentiates all of the parameters
-    gets the generator's gradient of this loss as well, and must not apply it.
+    The labels of fake images stay 0, for the optimum would otherwise depend on where
+    fakes are (one-sided smoothing). With cross-entropy it moves to
+    l = log((1 - amount) p / (q + amount p)).
 
     Args:
-      params: {'discriminator': ..., 'generator': ...}; generate and discriminate are
-        given all of it.
-      batch: float32[B, ...], real images.
-      key: PRNG key of the latents, z ~ N(0, I), float32[B, Z].
-      generate: (params, latent) -> images.
-      discriminate: (params, images) -> logits, float32[B].
-      latent_size: Z.
-      loss: such as `non_saturating`.
+      loss: `minimax`, `non_saturating` or `least_squares`.
+      amount: float in [0, 1), such as 0.1; may be traced.
 
-    Returns:
-      (float32[], DiscriminatorTerms), averaged over the batch.
+    Raises:
+      ValueError: the loss has no labels.
+
+    >>> zeros = jnp.zeros(3)
+    >>> round(float(smoothed(least_squares, 0.5).discriminator(zeros, zeros)), 4)
+    0.125
     """
-    real_logits, fake_logits = _logits(
-        params, batch, key, generate, discriminate, latent_size)
-    terms = DiscriminatorTerms(jnp.mean(widen(real_logits)),
-                               jnp.mean(widen(fake_logits)))
-    return loss.discriminator(real_logits, fake_logits), terms
-
-
-def generator_loss(
-        params, batch, key, *, generate: Callable[[Any, jax.Array], jax.Array],
-        discriminate: Callable[[Any, jax.Array], jax.Array], latent_size: int,
-        loss: GanLoss) -> tuple[jax.Array, GeneratorTerms]:
-    """What the generator minimises; arguments as `discriminator_loss` takes them.
-
-    For the losses of this module the value does not depend on the real images, and a
-    compiled step does not run the discriminator on them.
-
-    Returns:
-      (float32[], GeneratorTerms), averaged over the batch.
-    """
-    real_logits, fake_logits = _logits(
-        params, batch, key, generate, discriminate, latent_size)
-    terms = GeneratorTerms(jnp.mean(widen(fake_logits)))
-    return loss.generator(real_logits, fake_logits), terms
-
-
-def _logits(params, batch, key, generate, discriminate, latent_size):
-    latent = jax.random.normal(key, (len(batch), latent_size), batch.dtype)
-    # Two calls, not one on both batches: the real one can be dropped when unused.
-    return (discriminate(params, batch),
-            discriminate(params, generate(params, latent)))
+    if loss.discriminator is _cross_entropy:
+        # (1 - a) softplus(-l) + a softplus(l) = softplus(-l) + a l
+        def discriminator(real_logits, fake_logits):
+            return (_cross_entropy(real_logits, fake_logits)
+                    + amount * jnp.mean(widen(real_logits)))
+    elif loss is least_squares:
+        def discriminator(real_logits, fake_logits):
+            return (_half_square(real_logits, 1 - amount)
+                    + _half_square(fake_logits, 0))
+    else:
+        raise ValueError('smoothing changes the labels of real images, and this loss '
+                         'has none; take minimax, non_saturating or least_squares, or '
+                         'smooth by 0.')
+    return GanLoss(discriminator, loss.generator)

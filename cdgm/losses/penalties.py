@@ -4,8 +4,9 @@
     wgan_gp            E (|grad_x D(x^)| - 1)^2   x^ = u x + (1 - u) g, u ~ U(0, 1)
     clip_weights       w <- min(max(w, -c), c)
 
-Each penalty is bare: the loss adds gamma / 2 times R1 or R2, and lambda times WGAN-GP
-(gamma = 10 and lambda = 10 are common). To penalise is to differentiate twice, so a
+Each penalty is bare; `r1`, `r2` and `gradient_penalty` give it the weight with which
+`gan_game` adds it to the loss, gamma / 2 for R1 and R2, and lambda for WGAN-GP (gamma =
+10 and lambda = 10 are common). To penalise is to differentiate twice, so a
 discriminator needs second derivatives.
 
 Shapes   B batch; a discriminator maps floating[B, ...] -> floating[B], each value
@@ -17,7 +18,7 @@ Sources  Mescheder et al. 2018 (arXiv:1801.04406) eq. 9 (R1, R2); Gulrajani et a
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -113,3 +114,54 @@ def weight_clipping(bound) -> optax.GradientTransformation:
         return jax.tree.map(jnp.subtract, ends, params)
 
     return optax.stateless(update)
+
+
+class Penalty(NamedTuple):
+    """What is added to a discriminator's loss, and how often.
+
+    Attributes:
+      name: of it, for messages.
+      value: (discriminate, real, fake, key) -> float32[], for a discriminator of one
+        argument, floating[B, ...] -> floating[B], and the points that it is shown.
+      weight: what multiplies it, may be traced.
+      every: it is computed at every so many steps of the discriminator, the first of
+        them included, with as many times the weight (lazy regularisation, Karras et al.
+        2020 (arXiv:1912.04958) appendix B).
+    """
+
+    name: str
+    value: Callable[[Discriminator, jax.Array, jax.Array, jax.Array], jax.Array]
+    weight: jax.typing.ArrayLike
+    every: int = 1
+
+
+def r1(gamma: jax.typing.ArrayLike, every: int = 1) -> Penalty:
+    """gamma / 2 times the squared slope at the real points."""
+    return Penalty('r1', _at_real, gamma / 2, _checked(every))
+
+
+def r2(gamma: jax.typing.ArrayLike, every: int = 1) -> Penalty:
+    """gamma / 2 times the squared slope at the fake points."""
+    return Penalty('r2', _at_fake, gamma / 2, _checked(every))
+
+
+def gradient_penalty(weight: jax.typing.ArrayLike, every: int = 1) -> Penalty:
+    """`wgan_gp` times its weight, lambda: for Wasserstein critics."""
+    return Penalty('gradient_penalty', wgan_gp, weight, _checked(every))
+
+
+def _at_real(discriminate, real, fake, key):
+    del fake, key
+    return squared_gradient(discriminate, real)
+
+
+def _at_fake(discriminate, real, fake, key):
+    del real, key
+    return squared_gradient(discriminate, fake)
+
+
+def _checked(every: int) -> int:
+    if every < 1:
+        raise ValueError(f'a penalty is computed every {every} steps; give a whole '
+                         'number > 0.')
+    return every

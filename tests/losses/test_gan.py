@@ -10,8 +10,8 @@ from scipy import special
 from scipy.spatial.distance import jensenshannon
 
 from cdgm.losses import (
-    GAN_LOSSES, discriminator_loss, generator_loss, least_squares, minimax,
-    non_saturating)
+    GAN_LOSSES, discriminator_loss, generator_loss, hinge, least_squares, minimax,
+    non_saturating, relativistic, smoothed, wasserstein)
 
 # Two distributions on three points as samples in exactly their proportions, so that a
 # mean over the samples is the expectation.
@@ -91,6 +91,41 @@ def test_least_squares_is_written_out():
                                np.mean((fake - 1) ** 2) / 2)
 
 
+def test_hinge_is_written_out():
+    real, fake = 2 * RNG.normal(size=(2, 20))
+    np.testing.assert_allclose(
+        value(hinge.discriminator, real, fake),
+        np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean())
+    np.testing.assert_allclose(value(hinge.generator, real, fake), -fake.mean())
+
+
+def test_smoothed_labels_are_those_of_optax():
+    real, fake = 4 * RNG.normal(size=(2, 6))
+    ends = [optax.sigmoid_binary_cross_entropy(jnp.asarray(logits), np.full(6, label))
+            for logits, label in ((real, 0.9), (fake, 0.))]
+    for loss in (minimax, non_saturating):
+        gentle = smoothed(loss, 0.1)
+        np.testing.assert_allclose(value(gentle.discriminator, real, fake),
+                                   sum(end.mean() for end in ends))
+        assert gentle.generator is loss.generator
+    np.testing.assert_allclose(
+        value(smoothed(least_squares, 0.1).discriminator, real, fake),
+        (np.mean((real - 0.9) ** 2) + np.mean(fake ** 2)) / 2)
+
+
+def test_the_optimum_of_smoothed_labels_is_flat():
+    optimum = np.log(0.9 * P / (Q + 0.1 * P))
+    _, slope = jax.value_and_grad(lambda table: smoothed(
+        non_saturating, 0.1).discriminator(table[REAL], table[FAKE]))(optimum)
+    np.testing.assert_allclose(slope, np.zeros(3), atol=1e-15)
+
+
+@pytest.mark.parametrize('loss', (hinge, wasserstein, relativistic))
+def test_a_loss_without_labels_smooths_none(loss):
+    with pytest.raises(ValueError, match='this loss has none; take minimax'):
+        smoothed(loss, 0.1)
+
+
 @every_loss
 def test_players_pull_apart(name):
     """The discriminator raises real and lowers fake logits, the generator raises."""
@@ -99,7 +134,8 @@ def test_players_pull_apart(name):
     _, (to_real, to_fake) = value_and_slopes(discriminator, real, fake)
     _, (unused, up) = value_and_slopes(generator, real, fake)
     assert np.all(to_real < 0) and np.all(to_fake > 0) and np.all(up < 0)
-    assert np.all(unused == 0)
+    # Only the relativistic generator is told what real logits are.
+    assert np.all(unused > 0) if name == 'relativistic' else np.all(unused == 0)
 
 
 def test_only_the_minimax_generator_saturates():
