@@ -51,7 +51,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of this experiment."""
     training_flags.define_flags(
         values, dataset='stacked_digits', order='discriminator,generator',
-        learning_rate='3e-3', batch_size=384, epochs=4000, fresh_minibatches=True)
+        learning_rate='3e-3', batch_size=384, epochs=5000, fresh_minibatches=True)
     values.set_default('evaluations', 10)
     image_judge.define_flags(values)
     own: dict[str, Any] = {'flag_values': values}
@@ -261,7 +261,8 @@ def _draw_histogram(path: Path, counts) -> None:
 
 
 def _penalties(values: flags.FlagValues) -> dict[str, float]:
-    return {name: values[name].value for name in _PENALTIES if values[name].value}
+    return {name: getattr(values, name) for name in _PENALTIES
+            if getattr(values, name)}
 
 
 def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
