@@ -51,7 +51,8 @@ def draw_stacked(base: Split, key: jax.Array, count: int) -> Split:
     ((5, 4, 4, 3), [444, 444, 444, 444, 444])
     """
     images, labels = jnp.asarray(base.examples), jnp.asarray(base.labels)
-    drawn = jax.random.randint(key, (3 * count,), 0, len(labels))
+    # Of 32 bits, so that the draw is the same whatever the default.
+    drawn = jax.random.randint(key, (3 * count,), 0, len(labels), jnp.int32)
     return Split(stack(images[drawn]), triple_number(labels[drawn].reshape(count, 3)))
 
 
