@@ -1,6 +1,6 @@
 """Train a generative adversarial network on stacked digits: does it forget any mode?
 
-    ./launch.sh stacked                         # three seeds: --seeds=3
+    ./launch.sh stacked                         # on three seeds: --seeds=3
     ./launch.sh stacked --net=reference         # the nets of `./launch.sh gan`
     ./launch.sh stacked --net=dcgan --discriminator=quarter --packing=2
     ./launch.sh stacked --dataset=stacked_mnist --net=dcgan
@@ -11,8 +11,9 @@ modes that --samples samples reach and the KL of their shares to the uniform, wh
 25,600 samples that are uniform is 0.0195 nats on average, not 0.
 
 As in R3GAN: the relativistic loss, R1 and R2, no normalisation, rates that fall as a
-cosine, and samples from the generator's average. Every update has digits of its own,
-three of which, drawn at random, make a stack.
+cosine, and samples from the generator's average; here of perceptrons, unless --net says
+otherwise. Every update has digits of its own, three of which, drawn at random, make a
+stack: --batch_size is of digits. Other flags are those of `./launch.sh gan`.
 """
 
 from functools import partial
@@ -30,7 +31,7 @@ import cdgm
 from cdgm import losses, metrics, models
 from cdgm import data as datasets
 from cdgm.data import Dataset
-from experiments import image_judge
+from experiments import gan, gan_scores
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
@@ -38,65 +39,47 @@ from experiments.harness.task import Experiment, Task
 from experiments.judge import Judge
 from experiments.scores import write_scores
 
-BLOCKS = ('discriminator', 'generator')
 _CHANNELS, _BETA2, _CHUNK = 3, 0.99, 256
-_PENALTIES = {'r1': losses.r1, 'r2': losses.r2}
 
-# Without channels, what an image is made of or looked at by: widths of hidden layers.
+# What differs from the defaults of the experiment gan.
+_DEFAULTS = {
+    'dataset': 'stacked_digits', 'batch_size': 384, 'epochs': 5000., 'evaluations': 10,
+    'learning_rate': '3e-3', 'beta1': 0., 'latent': 64, 'loss': 'relativistic',
+    'r1': 0.1, 'r2': 0.1, 'average': 0.999, 'samples': 25_600}
+
+# Of the perceptrons, both, and of the dcgan.
 _WIDTHS = (256, 256)
 _GENERATOR, _DISCRIMINATOR = (64, 32), (32, 64)
 
+# Digits that the classifier is shown: scikit-learn's 60 times, MNIST's once.
+_SHOWN = 90_000
+
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Add the flags of this experiment."""
-    training_flags.define_flags(
-        values, dataset='stacked_digits', order='discriminator,generator',
-        learning_rate='3e-3', batch_size=384, epochs=5000, fresh_minibatches=True)
-    values.set_default('evaluations', 10)
-    image_judge.define_flags(values)
+    """Add the flags of the experiment gan, and two more."""
+    gan.define_flags(values)
+    for name, value in _DEFAULTS.items():
+        values.set_default(name, value)
     own: dict[str, Any] = {'flag_values': values}
-    flags.DEFINE_enum('net', 'perceptron', ['perceptron', 'dcgan', 'reference'],
-                      'Both nets: hidden layers alone, convolutions, or those of the '
-                      'experiment gan.', **own)
     flags.DEFINE_enum('discriminator', 'full', ['full', *models.SMALL_DISCRIMINATORS],
-                      "Size of the dcgan's discriminator: a half or a quarter of that "
-                      "which PacGAN's table 3 began with, too small on purpose.", **own)
-    flags.DEFINE_enum('normalisation', 'none', models.NORMALISATIONS,
-                      'Of the dcgan.', **own)
-    flags.DEFINE_integer('packing', 1, 'Samples that the discriminator is shown at '
-                         'once (PacGAN).', lower_bound=1, **own)
-    flags.DEFINE_enum('loss', 'relativistic', sorted(losses.GAN_LOSSES),
-                      'Of the two players.', **own)
-    for name, place in (('r1', 'data'), ('r2', 'samples')):
-        flags.DEFINE_float(name, 0.1, 'Strength gamma of the penalty gamma/2 '
-                           f'E|grad D(x)|^2 at the {place}; 0 for none.',
-                           lower_bound=0., **own)
-    flags.DEFINE_float('average', 0.999, 'Decay of the average of the generator, in '
-                       'its own steps; 0 for none.', lower_bound=0., upper_bound=1.,
-                       **own)
+                      "Of the dcgan: those of PacGAN's table 3 are too small, on "
+                      'purpose.', **own)
     flags.DEFINE_bool('cosine', True, 'Let the rates fall to zero along a cosine.',
                       **own)
-    flags.DEFINE_float('beta1', 0., "Adam's decay of the first moment.",
-                       lower_bound=0., upper_bound=1., **own)
-    flags.DEFINE_integer('latent', 64, 'Dimensions of the latent.', lower_bound=1,
-                         **own)
-    flags.DEFINE_integer('samples', 25_600, 'Samples whose modes are counted.',
-                         lower_bound=1, **own)
-
-
-def traced(values: flags.FlagValues) -> tuple[str, ...]:
-    """Flags that only change numbers; a penalty of zero is not in the program."""
-    return ('seed', 'learning_rate', *_penalties(values))
 
 
 def hyper(values: flags.FlagValues) -> dict[str, Any]:
     """What the task is given beside the seed."""
-    if values.batch_size % (_CHANNELS * values.packing):
+    whole = _CHANNELS * (values.packing or 1)
+    if values.batch_size % whole:
         raise SettingError(
-            f'--batch_size={values.batch_size} is of single digits, and three a stack '
-            f'and --packing={values.packing} stacks a pack do not divide it; give a '
-            f'multiple of {_CHANNELS * values.packing}.')
-    return {'rates': _order(values).rates, **_penalties(values)}
+            f'--batch_size={values.batch_size} is of single digits, three a stack, '
+            f'which do not divide into packs of --packing={values.packing or 1}; give '
+            f'a multiple of {whole}.')
+    if values.conditional:
+        raise SettingError('--conditional tells the class, and a stack has three; '
+                           'leave it out.')
+    return gan.hyper(values)
 
 
 def load(values: flags.FlagValues) -> Dataset:
@@ -111,89 +94,86 @@ def load(values: flags.FlagValues) -> Dataset:
 
 def task(values: flags.FlagValues, data: Dataset) -> Task:
     """The nets, the losses of the players, and how modes are counted."""
-    height, width = data.train.examples.shape[1:3]
-    model = _model(values, (height, width, _CHANNELS))
-    judge = image_judge.image_judge(values, data)
-    game = _game(values, model, _penalties(values))
+    gan.check_settings(values, data)
+    model = nets(values, (*data.train.examples.shape[1:3], _CHANNELS))
+    judge = gan_scores.image_judge(
+        data, values.samples,
+        values.classifier_epochs or max(_SHOWN // len(data.train.examples), 1),
+        values.classifier_accuracy)
+    order, game = _order(values), gan.play(values, model, gan.hyper(values))
     cycles = training_flags.read_cycles(values, len(data.train.examples))
 
     def descent(hyper):
-        played = _game(values, model, hyper)
+        played = gan.play(values, model, hyper)
         return cdgm.block_descent({
-            name: cdgm.Block(name, played.losses[name],
-                             _optimiser(values, hyper['rates'][name], cycles, name))
-            for name in BLOCKS})
+            name: cdgm.Block(name, played.losses[name], optimiser(
+                values, hyper, name, cycles * max(order.updates.count(name), 1)))
+            for name in gan.BLOCKS})
 
     def model_state(key):
         return game.model_state(jax.eval_shape(model.init, key), key)
 
-    def evaluate(params, *state_and_hyper):
-        state = state_and_hyper[0] if game.stateful else None
-        counts = _count_samples(values, model, judge, partial(
-            game.sample, params, state))
+    def sample(params, state, latent):
+        return game.sample(params, state[0] if state else None, latent)
+
+    def evaluate(params, *rest):
+        *state, _ = rest
+        counts = _count_samples(values, judge, partial(sample, params, state))
         return {'reverse_kl': metrics.reverse_kl(counts),
                 'modes': jnp.sum(counts > 0).astype(float)}
 
+    def snapshot(params, *state):
+        images = sample(params, state, _latents(values, gan_scores.SHOWN))
+        return jnp.round(255 * images).astype(jnp.uint8)
+
     return Task(
-        init=model.init, descent=descent, order=_order(values),
+        init=model.init, descent=descent, order=order,
         examples=jnp.asarray(data.train.examples),
         prepare=lambda digits, key: datasets.stack(digits), evaluate=evaluate,
-        draw=partial(_draw, values, data, model, judge, game),
+        draw=lambda folder, params, *state: _draw(
+            values, data, judge, jax.jit(partial(sample, params, state)), folder),
         batch_size=values.batch_size, fresh=values.fresh_minibatches,
-        model_state=model_state if game.stateful else None)
+        model_state=model_state if game.stateful else None, snapshot=snapshot)
 
 
-def _model(values: flags.FlagValues, shape: tuple[int, ...]):
-    """The two nets, by --net."""
+def nets(values: flags.FlagValues, shape: tuple[int, ...]) -> Any:
+    """The two nets, of --net: perceptrons unless it is given."""
+    if values.net != 'dcgan' and values.discriminator != 'full':
+        raise SettingError(f'--discriminator={values.discriminator} is of --net=dcgan; '
+                           'name that net, or leave it out.')
     if values.net == 'reference':
-        changed = [name for name in ('discriminator', 'normalisation', 'packing')
-                   if values[name].value != values[name].default]
-        if changed:
-            raise SettingError(f'--{changed[0]}={values[changed[0]].value} does not go '
-                               'with --net=reference, which is as it is; take '
-                               '--net=dcgan.')
-        return models.gan(shape, values.latent)
-    if values.net == 'perceptron':
-        if values.discriminator != 'full' or values.normalisation != 'none':
-            raise SettingError('--discriminator and --normalisation are of '
-                               'convolutions, and --net=perceptron has none; take '
-                               '--net=dcgan.')
+        return models.gan(shape, values.latent, packing=values.packing or 1)
+    if values.net is None:
         return models.dcgan(
             shape, values.latent, (), (), generator_widths=_WIDTHS,
-            discriminator_widths=_WIDTHS, packing=values.packing)
+            discriminator_widths=_WIDTHS, packing=values.packing or 1)
     return models.dcgan(
         shape, values.latent, _GENERATOR,
         models.SMALL_DISCRIMINATORS.get(values.discriminator, _DISCRIMINATOR),
-        normalisation=values.normalisation, packing=values.packing)
+        normalisation=values.normalisation or 'none', packing=values.packing or 1)
 
 
-def _game(values: flags.FlagValues, model, hyper) -> losses.GanGame:
-    """What the players minimise, with penalties of the strengths that are given."""
-    return losses.gan_game(
-        model.generate, model.discriminate, values.latent,
-        losses.GAN_LOSSES[values.loss],
-        penalties=[penalty(hyper[name]) for name, penalty in _PENALTIES.items()
-                   if name in hyper],
-        packing=values.packing, average=values.average or None,
-        nets_state=getattr(model, 'nets_state', None))
-
-
-def _optimiser(values: flags.FlagValues, rate, cycles: int, name: str
-               ) -> optax.GradientTransformation:
-    """Adam, whose rate falls over the block's own updates."""
-    visits = cycles * max(_order(values).updates.count(name), 1)
-    fall = optax.cosine_decay_schedule(1., visits) if values.cosine else (
+def optimiser(values: flags.FlagValues, hyper: dict[str, Any], name: str, updates: int
+              ) -> optax.GradientTransformation:
+    """Adam, whose rate falls over so many updates of the block."""
+    rate = hyper['rates'][name]
+    fall = optax.cosine_decay_schedule(1., updates) if values.cosine else (
         lambda count: 1.)
+    clip = [losses.weight_clipping(hyper['clip'])] if (
+        name == 'discriminator' and 'clip' in hyper) else []
     return optax.chain(
         optax.scale_by_adam(values.beta1, _BETA2),
-        optax.scale_by_learning_rate(lambda count: rate * fall(count)))
+        optax.scale_by_learning_rate(lambda count: rate * fall(count)), *clip)
 
 
-def _count_samples(values: flags.FlagValues, model, judge: Judge, sample
-                   ) -> jax.Array:
-    """Modes of samples of one noise, so that runs compare, int32[1000]."""
-    latent = jax.random.normal(jax.random.key(1), (values.samples, model.latent_size))
-    return _count(judge, sample, latent)
+def _latents(values: flags.FlagValues, count: int) -> jax.Array:
+    """Latents that are one draw for every run, so that runs compare."""
+    return jax.random.normal(jax.random.key(1), (count, values.latent))
+
+
+def _count_samples(values: flags.FlagValues, judge: Judge, sample) -> jax.Array:
+    """How many samples are of each mode, int32[1000]."""
+    return _count(judge, sample, _latents(values, values.samples))
 
 
 def _count(judge: Judge, image_of, of) -> jax.Array:
@@ -224,18 +204,16 @@ def _channels(images):
     return jnp.moveaxis(images, -1, 1).reshape(-1, *images.shape[1:3], 1)
 
 
-def _draw(values: flags.FlagValues, data: Dataset, model, judge: Judge,
-          game: losses.GanGame, folder: Path, params: Any, state: Any = None) -> None:
-    """Write samples, the histogram of their modes, and scores.json."""
-    latent = jax.random.normal(jax.random.key(2), (64, model.latent_size))
-    images = jax.jit(game.sample)(params, state, latent)
+def _draw(values: flags.FlagValues, data: Dataset, judge: Judge, sample, folder: Path
+          ) -> None:
+    """Write samples, the histogram of their modes, and their scores."""
+    images = sample(_latents(values, 64))
     figures.grid(folder / 'samples.png', images)
     figures.grid(folder / 'channels.png', _channels(images[:24]), columns=12)
-    count = jax.jit(lambda params, state: _count_samples(
-        values, model, judge, partial(game.sample, params, state)))
+    gan_scores.draw_training(folder)
     test = datasets.draw_stacked(data.test, jax.random.key(3), values.samples)
     counts = {
-        'samples': count(params, state),
+        'samples': jax.jit(lambda: _count_samples(values, judge, sample))(),
         'test digits, stacked': jax.jit(lambda images: _count(
             judge, lambda x: x, images))(test.examples),
         'test digits, by their labels': jnp.bincount(
@@ -260,19 +238,17 @@ def _draw_histogram(path: Path, counts) -> None:
     plt.close(figure)
 
 
-def _penalties(values: flags.FlagValues) -> dict[str, float]:
-    return {name: getattr(values, name) for name in _PENALTIES
-            if getattr(values, name)}
-
-
 def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
-    return training_flags.read_order(values, BLOCKS, whole=('simultaneous',))
+    return training_flags.read_order(values, gan.BLOCKS, whole=('simultaneous',))
 
 
 EXPERIMENT = Experiment(
-    'stacked', {'reverse_kl': 'lower', 'modes': 'higher'}, define_flags, traced, hyper,
-    task, {'samples.png': 'Samples', 'channels.png': 'Channels of 24 samples',
-           'modes.png': 'Images of each mode', 'scores.txt': 'Scores'}, load)
+    'stacked', {'reverse_kl': 'lower', 'modes': 'higher'}, define_flags, gan.traced,
+    hyper, task,
+    {'samples.png': 'Samples', 'channels.png': 'Channels of 24 samples',
+     'modes.png': 'Images of each mode',
+     'training.gif': 'Samples of one noise over the training',
+     'training.png': 'The same, a row an evaluation', 'scores.txt': 'Scores'}, load)
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':

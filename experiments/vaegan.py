@@ -27,12 +27,11 @@ from absl import flags
 import cdgm
 from cdgm import losses, models
 from cdgm.data import Dataset
-from experiments import image_judge
+from experiments import gan, gan_scores
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.report import figures
 from experiments.harness.task import Experiment, Task, check_images
 from experiments.judge import Judge
-from experiments.scores import write_scores
 
 # In the order of a cycle unless --order says otherwise.
 BLOCKS = {'vaegan': ('encoder', 'decoder', 'discriminator'),
@@ -46,8 +45,9 @@ def define_flags(values: flags.FlagValues) -> None:
         values, order=None, learning_rate='1e-3', batch_size=64, epochs=150,
         fresh_minibatches=False)
     values.set_default('evaluations', 10)
-    image_judge.define_flags(values)
     own: dict[str, Any] = {'flag_values': values}
+    gan.define_score_flags(own)
+    values.set_default('samples', 1000)
     flags.DEFINE_enum('model', 'vaegan', list(BLOCKS), 'Which of the three nets there '
                       'are.', **own)
     flags.DEFINE_float('gamma', 1., "Weight of the likeness in the VAE-GAN's decoder.",
@@ -63,8 +63,6 @@ def define_flags(values: flags.FlagValues) -> None:
                                'repeat for more.', lower_bound=1, **own)
     flags.DEFINE_float('beta1', 0.5, "Adam's decay of the first moment.",
                        lower_bound=0., upper_bound=1., **own)
-    flags.DEFINE_integer('samples', 1000, 'Samples that are judged.', lower_bound=2,
-                         **own)
 
 
 def traced(values: flags.FlagValues) -> tuple[str, ...]:
@@ -83,7 +81,8 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     check_images(data)
     model = models.vaegan(data.train.examples.shape[1:], values.latent, values.channels,
                           values.width)
-    judge = image_judge.image_judge(values, data)
+    judge = gan_scores.image_judge(data, values.samples, values.classifier_epochs,
+                                   values.classifier_accuracy)
     order, test = _order(values), jnp.asarray(data.test.examples)
 
     def init(key):
@@ -106,7 +105,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     return Task(
         init=init, descent=descent, order=order,
         examples=jnp.asarray(data.train.examples), prepare=lambda images, key: images,
-        evaluate=evaluate, draw=partial(_draw, values, model, judge, test),
+        evaluate=evaluate, draw=partial(_draw, values, model, judge, data, test),
         batch_size=values.batch_size, fresh=values.fresh_minibatches)
 
 
@@ -141,20 +140,19 @@ def _samples(values: flags.FlagValues, model: models.VAEGAN, params) -> jax.Arra
     return model.decode(params, latent)
 
 
-def _draw(values: flags.FlagValues, model: models.VAEGAN, judge: Judge, test: jax.Array,
-          folder: Path, params: Any) -> None:
+def _draw(values: flags.FlagValues, model: models.VAEGAN, judge: Judge, data: Dataset,
+          test: jax.Array, folder: Path, params: Any) -> None:
     """Write samples, reconstructions below their images, and scores."""
     samples = jax.jit(partial(_samples, values, model))(params)
     figures.grid(folder / 'samples.png', samples[:64])
-    images = {'samples': samples, 'test images': test[:values.samples]}
+    images = {'samples': samples}
     if 'encoder' in params:
         rebuilt = jax.jit(lambda params, x: model.decode(
-            params, model.encode(params, x)[0]))(params, test[:values.samples])
+            params, model.encode(params, x)[0]))(params, test)
         figures.grid(folder / 'reconstructions.png', _in_turns(
             test[:_SHOWN], rebuilt[:_SHOWN], 16), columns=16)
-        images['reconstructions of test images'] = rebuilt
-    write_scores(folder, {name: judge.scores(each) for name, each in images.items()},
-                 judge.facts())
+        images['reconstructions, test split'] = rebuilt
+    gan_scores.write_judgement(folder, judge, data, images, None)
 
 
 def _in_turns(above, below, columns: int):

@@ -40,7 +40,8 @@ def test_three_blocks_descend_three_losses(folder):
 
 def test_scores_are_of_the_last_parameters(folder):
     scores = json.loads((folder / 'scores.json').read_text())['rows']
-    assert set(scores) == {'samples', 'test images', 'reconstructions of test images'}
+    assert set(scores) == {'real, test split', 'Gaussian mixture', 'samples',
+                           'reconstructions, test split'}
     test = read_rows(folder)[-1]['test']
     assert set(test) == set(vaegan.EXPERIMENT.metrics)
     for name in ('density', 'coverage', 'inception_score', 'frechet'):
