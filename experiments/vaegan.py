@@ -36,7 +36,7 @@ from experiments.judge import Judge
 # In the order of a cycle unless --order says otherwise.
 BLOCKS = {'vaegan': ('encoder', 'decoder', 'discriminator'),
           'vae': ('encoder', 'decoder'), 'gan': ('decoder', 'discriminator')}
-_SHOWN = 32
+_SHOWN, _PART = 32, 250
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -98,7 +98,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     def evaluate(params, hyper):
         scores = judge.quick_scores(_samples(values, model, params))
         if 'encoder' in params:
-            rebuilt = model.decode(params, model.encode(params, test)[0])
+            rebuilt = _rebuilt(model, params, test)
             scores['pixel_error'] = jnp.mean(jnp.sum((rebuilt - test) ** 2, (1, 2, 3)))
         return scores
 
@@ -137,7 +137,17 @@ def block_losses(name: str, model: models.VAEGAN, hyper: dict[str, Any]
 def _samples(values: flags.FlagValues, model: models.VAEGAN, params) -> jax.Array:
     """Of one noise, so that runs compare."""
     latent = jax.random.normal(jax.random.key(1), (values.samples, model.latent_size))
-    return model.decode(params, latent)
+    return _by_parts(partial(model.decode, params), latent)
+
+
+def _rebuilt(model: models.VAEGAN, params, images: jax.Array) -> jax.Array:
+    """Images from the means of their posteriors."""
+    return _by_parts(lambda x: model.decode(params, model.encode(params, x)[0]), images)
+
+
+def _by_parts(function, examples: jax.Array) -> jax.Array:
+    """Apply a function of a batch, some examples at a time."""
+    return jax.lax.map(lambda x: function(x[None])[0], examples, batch_size=_PART)
 
 
 def _draw(values: flags.FlagValues, model: models.VAEGAN, judge: Judge, data: Dataset,
@@ -147,8 +157,7 @@ def _draw(values: flags.FlagValues, model: models.VAEGAN, judge: Judge, data: Da
     figures.grid(folder / 'samples.png', samples[:64])
     images = {'samples': samples}
     if 'encoder' in params:
-        rebuilt = jax.jit(lambda params, x: model.decode(
-            params, model.encode(params, x)[0]))(params, test)
+        rebuilt = jax.jit(partial(_rebuilt, model))(params, test)
         figures.grid(folder / 'reconstructions.png', _in_turns(
             test[:_SHOWN], rebuilt[:_SHOWN], 16), columns=16)
         images['reconstructions, test split'] = rebuilt
