@@ -14,8 +14,8 @@ from experiments.harness.sweep import commands, spec
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 TEXTS = README, *((ROOT / name).read_text(encoding='utf-8') for name in (
-    'CONTRIBUTING.md', 'docs/sweeps.md', 'docs/rules.md', 'docs/sound.md', 'docs/gan.md',
-    'results/README.md'))
+    'CONTRIBUTING.md', 'docs/sweeps.md', 'docs/rules.md', 'docs/sound.md',
+    'docs/gan.md', 'results/README.md'))
 COMMANDS = sorted({command.strip() for text in TEXTS for command in re.findall(
     r'(?:\./launch\.sh|python -m experiments\.\w+)[^`\n#]*', text)})
 
