@@ -357,7 +357,7 @@ def test_a_folder_without_a_sweep(tmp_path):
 NAMES = [
     'audio_gan', 'audio_notes', 'audio_vae', 'binarized_mnist', 'fine_tuning',
     'from_scratch', 'gan_mnist', 'iwae_sweep', 'quickstart', 'rules', 'smoke',
-    'vaegan_mnist', 'vaegan_table']
+    'stacked_hard', 'stacked_table', 'vaegan_mnist', 'vaegan_table']
 
 
 @pytest.mark.parametrize('name', NAMES)
