@@ -142,7 +142,11 @@ def nets(values: flags.FlagValues, shape: tuple[int, ...]) -> Any:
         raise SettingError(f'--discriminator={values.discriminator} is of --net=dcgan; '
                            'name that net, or leave it out.')
     if values.net == 'reference':
-        return models.gan(shape, values.latent, packing=values.packing or 1)
+        return gan.nets(values, shape, classes=0)
+    for name in ('widths', 'channels'):
+        if values[name].value != values[name].default:
+            raise SettingError(f'--{name} is of --net=reference, and the other nets '
+                               'have their own; name that net, or leave it out.')
     if values.net is None:
         return models.dcgan(
             shape, values.latent, (), (), generator_widths=_WIDTHS,

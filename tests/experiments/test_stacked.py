@@ -110,6 +110,7 @@ def test_the_game_has_the_penalties_and_the_average_of_the_flags():
     (('--batch_size=9', '--packing=2'), 'a multiple of 6'),
     (('--dataset=digits',), "--dataset: 'digits' is not a set of stacked digits"),
     (('--conditional',), '--conditional tells the class, and a stack has three'),
+    (('--widths=8',), '--widths is of --net=reference, and the other nets have their'),
     (('--discriminator=half',), '--discriminator=half is of --net=dcgan; name that')])
 def test_what_is_refused(flags, message):
     values = parsed(*flags)
