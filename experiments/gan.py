@@ -68,7 +68,7 @@ def define_flags(values: flags.FlagValues) -> None:
                        lower_bound=0., upper_bound=1., **own)
     # None, not the default itself: a trial keeps the name that it had without the flag.
     _define_game_flags(own)
-    _define_score_flags(own)
+    define_score_flags(own)
 
 
 def _define_game_flags(own: dict[str, Any]) -> None:
@@ -108,7 +108,8 @@ def _define_game_flags(own: dict[str, Any]) -> None:
     flags.DEFINE_bool('conditional', None, 'Tell both nets the class.', **own)
 
 
-def _define_score_flags(own: dict[str, Any]) -> None:
+def define_score_flags(own: dict[str, Any]) -> None:
+    """Add the flags of the classifier that judges samples."""
     flags.DEFINE_integer('samples', None, 'Samples that a classifier judges; none '
                          'unless given.', lower_bound=10, **own)
     flags.DEFINE_integer('classifier_epochs', None, 'Training of the classifier.',

@@ -17,6 +17,7 @@ from cdgm.data.digits import digits as digits
 from cdgm.data.files import DataError as DataError
 from cdgm.data.files import Directory
 from cdgm.data.fsdd import fsdd as fsdd
+from cdgm.data.mixtures import Mixture as Mixture
 from cdgm.data.mnist import fashion_mnist as fashion_mnist
 from cdgm.data.mnist import mnist as mnist
 from cdgm.data.notes import notes as notes

@@ -50,9 +50,10 @@ def draw_stacked(base: Split, key: jax.Array, count: int) -> Split:
     >>> stacks.examples.shape, stacks.labels.tolist()
     ((5, 4, 4, 3), [444, 444, 444, 444, 444])
     """
-    drawn = jax.random.randint(key, (3 * count,), 0, len(base.labels))
-    triples = jnp.asarray(base.labels)[drawn].reshape(count, 3)
-    return Split(stack(jnp.asarray(base.examples)[drawn]), triple_number(triples))
+    images, labels = jnp.asarray(base.examples), jnp.asarray(base.labels)
+    # Of 32 bits, so that the draw is the same whatever the default.
+    drawn = jax.random.randint(key, (3 * count,), 0, len(labels), jnp.int32)
+    return Split(stack(images[drawn]), triple_number(labels[drawn].reshape(count, 3)))
 
 
 def stack(images: jax.Array) -> jax.Array:

@@ -34,6 +34,8 @@ class VAEGAN(NamedTuple):
         float32 arrays.
       encode: (params, float32[B, *image_shape]) -> (mean, logvar), float32[B, Z] each.
       decode: (params, float32[B, Z]) -> images, float32[B, *image_shape] in [0, 1].
+      decode_logits: the same, of which `decode` is the sigmoid: what the Bernoulli
+        likelihood of a VAE without a discriminator takes.
       discriminate: (params, images) -> (logits float32[B], features float32[B, F]).
       latent_size: Z.
     """
@@ -41,6 +43,7 @@ class VAEGAN(NamedTuple):
     init: Callable[[jax.Array], dict[str, Any]]
     encode: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
     decode: Callable[[Any, jax.Array], jax.Array]
+    decode_logits: Callable[[Any, jax.Array], jax.Array]
     discriminate: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
     latent_size: int
 
@@ -73,7 +76,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images in [0, 1]."""
+    """Latents to logits of images."""
 
     image_shape: tuple[int, int, int]
     channels: tuple[int, ...]
@@ -82,7 +85,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z):
         z = _leaky_relu(nn.Dense(self.width)(z))
-        return nn.sigmoid(Upsampling(self.image_shape, self.channels)(z))
+        return Upsampling(self.image_shape, self.channels)(z)
 
 
 class Discriminator(nn.Module):
@@ -133,5 +136,6 @@ def vaegan(image_shape: Sequence[int], latent_size: int = 32,
     def run(name, params, x):
         return nets[name].apply({'params': params[name]}, x)
 
-    return VAEGAN(init, partial(run, 'encoder'), partial(run, 'decoder'),
-                  partial(run, 'discriminator'), latent_size)
+    return VAEGAN(init, partial(run, 'encoder'),
+                  lambda params, z: nn.sigmoid(run('decoder', params, z)),
+                  partial(run, 'decoder'), partial(run, 'discriminator'), latent_size)

@@ -356,7 +356,8 @@ def test_a_folder_without_a_sweep(tmp_path):
 
 NAMES = [
     'audio_gan', 'audio_notes', 'audio_vae', 'binarized_mnist', 'fine_tuning',
-    'from_scratch', 'gan_mnist', 'iwae_sweep', 'quickstart', 'rules', 'smoke']
+    'from_scratch', 'gan_mnist', 'gan_orders', 'iwae_sweep', 'quickstart', 'rules',
+    'smoke', 'stacked_hard', 'stacked_table', 'vaegan_mnist', 'vaegan_table']
 
 
 @pytest.mark.parametrize('name', NAMES)
