@@ -35,18 +35,19 @@ class Preset(NamedTuple):
     penalties: tuple[str, ...]
     seeds: int
     steps: int
+    equal_iterations: int
     setting: Setting = Setting()
     packings: tuple[int, ...] = (1,)
 
 
 PRESETS = {
     'quick': Preset(('ring',), ('non_saturating', 'relativistic'), ORDERS,
-                    ('none', 'r1+r2'), 3, 1500),
+                    ('none', 'r1+r2'), 3, 1500, 500),
     'table': Preset(('ring', 'grid'),
                     ('non_saturating', 'relativistic', 'least_squares', 'hinge'),
-                    ORDERS, ('none', 'r1', 'r1+r2'), 10, 5000),
+                    ORDERS, ('none', 'r1', 'r1+r2'), 10, 6000, 2000),
     'best': Preset(('ring', 'grid'), ('relativistic',), ('1:1',), ('r1+r2',), 10,
-                   20_000, Setting(cooling=1., learning_rate=3e-3))}
+                   40_000, 5000, Setting(cooling=1., learning_rate=3e-3))}
 
 
 class Plan(NamedTuple):
@@ -77,8 +78,7 @@ def define_flags(values: flags.FlagValues) -> None:
     for name, what in (
             ('seeds', 'How many.'),
             ('steps', 'Iterations of the plainest arm, whose FLOPs all spend.'),
-            ('equal_iterations', 'After which all are looked at; half of --steps '
-             'unless given.')):
+            ('equal_iterations', 'After which all are looked at, whatever they cost.')):
         flags.DEFINE_integer(name, None, what, lower_bound=1, **own)
     flags.DEFINE_integer('seed', 0, 'The first.', lower_bound=0, **own)
     flags.DEFINE_enum('nets', None, list(NETS), 'Small ones, of --width, --depth and '
@@ -117,7 +117,7 @@ def read_plan(values: flags.FlagValues) -> Plan:
         tuple(dict.fromkeys(given('data', preset.data))),
         [Arm(*each) for each in itertools.product(*factors)],
         list(range(values.seed, values.seed + seeds)), steps,
-        given('equal_iterations', max(steps // 2, 1)), setting,
+        given('equal_iterations', preset.equal_iterations), setting,
         Path(values.out_dir or f'runs/modes_{values.preset}'))
 
 
