@@ -27,9 +27,9 @@ from cdgm.data import Dataset, audio_folder, load
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.task import Experiment, Task
+from experiments.judge import trained_judge
 from experiments.sound import gan, vae
-from experiments.sound.bench import ARTIFACTS, Bench
-from experiments.sound.judge import split_images, trained_judge
+from experiments.sound.bench import ARTIFACTS, Bench, split_images
 
 # What is taken where no flag says otherwise.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -37,8 +37,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
             'fresh_minibatches': False, 'latent': 16},
     'gan': {'order': 'discriminator,generator', 'learning_rate': '2e-4',
             'fresh_minibatches': True, 'latent': 64}}
-
-GAN_LOSSES = {**losses.GAN_LOSSES, 'relativistic': losses.relativistic}
 
 
 class _WithDefaults:
@@ -76,7 +74,7 @@ def define_flags(values: flags.FlagValues) -> None:
                        'in [0, 1], of a VAE; where it begins, if it is a block.',
                        lower_bound=1e-3, **own)
     flags.DEFINE_float('beta', 1., 'Weight of the KL of a VAE.', lower_bound=0., **own)
-    flags.DEFINE_enum('loss', 'non_saturating', sorted(GAN_LOSSES), 'Of the two '
+    flags.DEFINE_enum('loss', 'non_saturating', sorted(losses.GAN_LOSSES), 'Of the two '
                       'players of a GAN.', **own)
     flags.DEFINE_float('r1', 1., 'Strength gamma of the penalty gamma/2 E|grad D(x)|^2 '
                        'on the discriminator at the data.', lower_bound=0., **own)
@@ -136,13 +134,14 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     settings = audio.LogMel(rate=data.rate, mels=values.mels)
     train, test = split_images(data, settings)
     judge = None if train.labels is None else trained_judge(
-        data, train, test, settings, values.classifier_epochs,
-        values.classifier_accuracy)
+        data, train, test, epochs=values.classifier_epochs,
+        least=values.classifier_accuracy, made_of=settings._asdict(),
+        augment=audio.augment)
     bench = Bench(data, settings, train, test, judge, values.samples,
                   len(data.classes or ()) if values.conditional else 0)
     if values.model == 'vae':
         return vae.task(given, bench, order)
-    return gan.task(given, bench, order, GAN_LOSSES[values.loss])
+    return gan.task(given, bench, order, losses.GAN_LOSSES[values.loss])
 
 
 def _weights(values: flags.FlagValues) -> tuple[str, ...]:

@@ -3,13 +3,17 @@
     ./launch.sh gan                                   # digits, 1 minute
     ./launch.sh gan --order=simultaneous              # both from one point
     ./launch.sh gan --order=discriminator*5,generator
+    ./launch.sh gan --loss=wasserstein --r1=0 --gradient_penalty=10
+    ./launch.sh gan --loss=relativistic --r2=1 --average=0.999 --samples=1000
     ./launch.sh gan --dataset=mnist --epochs=5
 
 The discriminator and the generator have opposed losses, each a block with its own Adam
 of beta1 = 0.5 (Radford et al. 2016). R1 (Mescheder et al. 2018) keeps the discriminator
 smooth, without which these nets, having no normalisation, collapse to one image;
 --r1=0 shows it. Every update draws a minibatch and noise of its own, unless
---nofresh_minibatches.
+--nofresh_minibatches; what else papers leave open are flags, see `losses.gan_game`.
+--nofresh_minibatches; what else papers leave open is a flag, see `losses.gan_game`.
+real images and a Gaussian mixture's, in scores.txt at the end.
 """
 
 from functools import partial
@@ -17,13 +21,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from absl import flags
 
 import cdgm
 from cdgm import losses, metrics, models
 from cdgm.data import Dataset
+from experiments import gan_scores
 from experiments.harness import cli, execute, training_flags
+from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
 from experiments.harness.task import Experiment, Task, check_images
 
@@ -31,6 +38,11 @@ BLOCKS = ('discriminator', 'generator')
 
 # Enough for a standard error well below the distances between runs.
 _SAMPLES = 1000
+
+# Strengths, which are given to the program where they are not 0.
+_PENALTIES = {'r1': losses.r1, 'r2': losses.r2,
+              'gradient_penalty': losses.gradient_penalty}
+_STRENGTHS = (*_PENALTIES, 'label_smoothing', 'instance_noise', 'clip')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -54,67 +66,212 @@ def define_flags(values: flags.FlagValues) -> None:
                        lower_bound=0., **own)
     flags.DEFINE_float('beta1', 0.5, "Adam's decay of the first moment.",
                        lower_bound=0., upper_bound=1., **own)
+    # None, not the default itself: a trial keeps the name that it had without the flag.
+    _define_game_flags(own)
+    _define_score_flags(own)
+
+
+def _define_game_flags(own: dict[str, Any]) -> None:
+    """What `losses.gan_game` takes, and the nets."""
+    positive = {'lower_bound': 0., **own}
+    flags.DEFINE_enum('net', None, ['reference', 'dcgan'], 'A perceptron against '
+                      'convolutions, or convolutions both (see `models.dcgan`, of its '
+                      'own widths and channels).', **own)
+    flags.DEFINE_enum('normalisation', None, models.NORMALISATIONS, 'Of --net=dcgan.',
+                      **own)
+    flags.DEFINE_enum('frozen', None, losses.FROZEN, 'What the batch normalisation of '
+                      'the net that does not move does: take the statistics of the '
+                      'minibatch, keep them too, or go by the running ones.', **own)
+    flags.DEFINE_float('r2', None, 'Strength of the penalty as of --r1 at the '
+                       'samples.', **positive)
+    flags.DEFINE_float('gradient_penalty', None, 'Weight of WGAN-GP\'s penalty E(|grad '
+                       'D| - 1)^2 between data and samples.', **positive)
+    flags.DEFINE_integer('lazy', None, 'Compute the penalties at every so many steps '
+                         'of the discriminator, with as many times the weight.',
+                         lower_bound=1, **own)
+    flags.DEFINE_float('clip', None, 'Half-width of the box that the discriminator\'s '
+                       'weights are kept in.', **positive)
+    flags.DEFINE_integer('spectral_norm', None, 'Power iterations a step by which the '
+                         'discriminator\'s kernels are normalised.', lower_bound=1,
+                         **own)
+    flags.DEFINE_integer('packing', None, 'Images that the discriminator is shown at '
+                         'once (PacGAN).', lower_bound=1, **own)
+    flags.DEFINE_float('label_smoothing', None, 'How far below 1 the label of a real '
+                       'image is.', upper_bound=1., **positive)
+    flags.DEFINE_float('instance_noise', None, 'Standard deviation of noise on all '
+                       'that the discriminator is shown.', **positive)
+    flags.DEFINE_float('average', None, 'Decay of the average of the generator, from '
+                       'which samples then come.', upper_bound=0.99999, **positive)
+    flags.DEFINE_bool('shared_noise', None, 'The generator\'s steps take the noise of '
+                      'the discriminator\'s last one; with no-, each step has its own '
+                      'even on a shared minibatch.', **own)
+    flags.DEFINE_bool('conditional', None, 'Tell both nets the class.', **own)
+
+
+def _define_score_flags(own: dict[str, Any]) -> None:
+    flags.DEFINE_integer('samples', None, 'Samples that a classifier judges; none '
+                         'unless given.', lower_bound=10, **own)
+    flags.DEFINE_integer('classifier_epochs', None, 'Training of the classifier.',
+                         lower_bound=1, **own)
+    flags.DEFINE_float('classifier_accuracy', None, 'What it must know of the test '
+                       'split, 0.9 unless given, or nothing is trained.',
+                       lower_bound=0., upper_bound=1., **own)
 
 
 def traced(values: flags.FlagValues) -> tuple[str, ...]:
-    """Flags that only change numbers; without R1 there is no program to give it to."""
-    return ('seed', 'learning_rate', *(['r1'] if values.r1 else []))
+    """Flags that only change numbers; without a penalty there is no program for it."""
+    return ('seed', 'learning_rate', *_strengths(values))
 
 
 def hyper(values: flags.FlagValues) -> dict[str, Any]:
     """What the task is given beside the seed."""
-    return {'rates': _order(values).rates, **({'r1': values.r1} if values.r1 else {})}
+    return {'rates': _order(values).rates, **_strengths(values)}
 
 
 def task(values: flags.FlagValues, data: Dataset) -> Task:
     """The model, the losses of its players, and their blocks."""
-    check_images(data)
-    model = models.gan(data.train.examples.shape[1:], values.latent, values.widths,
-                       values.channels)
-    nets: dict[str, Any] = {
-        'generate': model.generate, 'discriminate': model.discriminate,
-        'latent_size': values.latent, 'loss': losses.GAN_LOSSES[values.loss]}
+    check_settings(values, data)
+    labels = data.train.labels
+    classes = int(np.max(labels)) + 1 if values.conditional and (
+        labels is not None) else 0
+    model = nets(values, data.train.examples.shape[1:], classes)
+    game = play(values, model, _strengths(values))
 
     def descent(hyper):
-        loss: dict[str, cdgm.LossFn] = {
-            'discriminator': partial(losses.discriminator_loss, **nets),
-            'generator': partial(losses.generator_loss, **nets)}
-        if 'r1' in hyper:
-            loss['discriminator'] = penalised(loss['discriminator'], model, hyper['r1'])
-        return cdgm.block_descent({
-            name: cdgm.Block(name, loss[name],
-                             optax.adam(hyper['rates'][name], b1=values.beta1))
-            for name in BLOCKS})
+        descended = play(values, model, hyper).losses
+        return cdgm.block_descent({name: cdgm.Block(
+            name, descended[name], _tx(values, hyper, name)) for name in BLOCKS})
 
-    latent = jax.random.normal(jax.random.key(0), (_SAMPLES, values.latent))
+    def model_state(key):
+        return game.model_state(jax.eval_shape(model.init, key), key)
+
+    def asked(count):
+        return jnp.arange(count) % classes if classes else None
+
+    def sample(params, state, latent):
+        return game.sample(params, state[0] if state else None, latent,
+                           asked(len(latent)))
+
+    evaluate, judge = _evaluation(values, data, sample)
+    latent = _latents(values, _SAMPLES)
+    generate = jax.jit(lambda params, *state: sample(params, state, latent[:64]))
+
+    def snapshot(params, *state):
+        images = sample(params, state, latent[:gan_scores.SHOWN])
+        return jnp.round(255 * images).astype(jnp.uint8)
+
+    def draw(folder, params, *state):
+        figures.grid(folder / 'samples.png', generate(params, *state))
+        gan_scores.draw_training(folder)
+        if judge is not None:
+            many = _latents(values, values.samples)
+            gan_scores.write_judgement(folder, judge, data, {
+                'samples': jax.jit(sample)(params, state, many)}, asked(len(many)))
+
+    images = jnp.asarray(data.train.examples)
+    return Task(
+        init=model.init, descent=descent, order=_order(values),
+        examples=(images, jnp.asarray(labels)) if classes else images,
+        prepare=lambda images, key: images, evaluate=evaluate, draw=draw,
+        batch_size=values.batch_size, fresh=values.fresh_minibatches,
+        model_state=model_state if game.stateful else None, snapshot=snapshot)
+
+
+def check_settings(values: flags.FlagValues, data: Dataset) -> None:
+    """Raise a SettingError where flags do not go together, or with the data."""
+    check_images(data)
+    try:
+        losses.check_output_range(data.train.examples, 0, 1)
+    except ValueError as error:
+        raise SettingError(f'--dataset={data.name}: {error}') from None
+    if values.batch_size % (values.packing or 1):
+        raise SettingError(f'--batch_size={values.batch_size} does not divide into '
+                           f'packs of --packing={values.packing}; give a multiple.')
+    if values.conditional and data.train.labels is None:
+        raise SettingError(f'--conditional tells the class, and --dataset={data.name} '
+                           'has none; give --noconditional.')
+    if values.conditional and values.net == 'dcgan':
+        raise SettingError('--net=dcgan is told no class; leave --conditional out.')
+    if values.normalisation and values.net != 'dcgan':
+        raise SettingError(f'--normalisation={values.normalisation} is of --net=dcgan, '
+                           'and the other nets have none; leave it out.')
+    if values.lazy and not any(map(_strengths(values).get, _PENALTIES)):
+        raise SettingError(f'--lazy={values.lazy} is how often a penalty is computed, '
+                           'and there is none; give one, as --r1=1.')
+
+
+def nets(values: flags.FlagValues, image_shape: tuple[int, ...], classes: int) -> Any:
+    """The two nets, which are told one of so many classes."""
+    packing = values.packing or 1
+    if values.net == 'dcgan':
+        return models.dcgan(image_shape, values.latent, packing=packing,
+                            normalisation=values.normalisation or 'none')
+    if classes:
+        return models.conditional_gan(image_shape, classes, values.latent,
+                                      values.widths, (), values.channels)
+    return models.gan(image_shape, values.latent, values.widths, values.channels,
+                      packing)
+
+
+def play(values: flags.FlagValues, model: Any, hyper: dict[str, Any]
+         ) -> losses.GanGame:
+    """The losses of the two players, given the strengths that are not 0.
+
+    Raises:
+      SettingError: flags do not go together.
+    """
+    try:
+        return losses.gan_game(
+            model.generate, model.discriminate, values.latent,
+            losses.GAN_LOSSES[values.loss],
+            penalties=[penalty(hyper[name], values.lazy or 1)
+                       for name, penalty in _PENALTIES.items() if name in hyper],
+            packing=values.packing or 1, shared_noise=values.shared_noise,
+            label_smoothing=hyper.get('label_smoothing', 0.),
+            instance_noise=hyper.get('instance_noise', 0.), average=values.average,
+            conditional=bool(values.conditional), clipped='clip' in hyper,
+            spectral_norm=values.spectral_norm or 0,
+            nets_state=getattr(model, 'nets_state', None),
+            frozen=values.frozen or 'batch')
+    except ValueError as error:
+        raise SettingError(f'--loss={values.loss}: {error}') from None
+
+
+def _tx(values: flags.FlagValues, hyper: dict[str, Any], name: str
+        ) -> optax.GradientTransformation:
+    adam = optax.adam(hyper['rates'][name], b1=values.beta1)
+    if name == 'generator' or 'clip' not in hyper:
+        return adam
+    return optax.chain(adam, losses.weight_clipping(hyper['clip']))
+
+
+def _evaluation(values: flags.FlagValues, data: Dataset, sample):
+    """What is measured in the course of training, and the judge of it, if any."""
+    latent = _latents(values, _SAMPLES)
     test = jnp.asarray(data.test.examples[:_SAMPLES])
     test = test.reshape(len(test), -1)
     bandwidth = metrics.median_bandwidth(test[::2], test[1::2])
+    judge = None if values.samples is None else gan_scores.image_judge(
+        data, values.samples, values.classifier_epochs, values.classifier_accuracy)
 
-    def evaluate(params, hyper):
-        samples = model.generate(params, latent).reshape(_SAMPLES, -1)
-        return {'mmd2': metrics.mmd2(samples, test, bandwidth)}
+    def evaluate(params, *rest):
+        *state, _ = rest
+        images = sample(params, state, latent)
+        measured = {'mmd2': metrics.mmd2(images.reshape(_SAMPLES, -1), test, bandwidth)}
+        if judge is None:
+            return measured
+        return measured | judge.quick_scores(images)
 
-    generate = jax.jit(model.generate)
-
-    def draw(folder, params):
-        figures.grid(folder / 'samples.png', generate(params, latent[:64]))
-
-    return Task(
-        init=model.init, descent=descent, order=_order(values),
-        examples=jnp.asarray(data.train.examples), prepare=lambda images, key: images,
-        evaluate=evaluate, draw=draw, batch_size=values.batch_size,
-        fresh=values.fresh_minibatches)
+    return evaluate, judge
 
 
-def penalised(loss: cdgm.LossFn, model: models.GAN, strength) -> cdgm.LossFn:
-    """Add R1, gamma/2 E|grad D(x)|^2 over the batch, to a discriminator's loss."""
-    def with_r1(params, batch, key):
-        value, terms = loss(params, batch, key)
-        steepness = losses.squared_gradient(partial(model.discriminate, params), batch)
-        return value + strength / 2 * steepness, terms
+def _latents(values: flags.FlagValues, count: int) -> jax.Array:
+    """Latents that are one draw for every run, so that runs compare."""
+    return jax.random.normal(jax.random.key(0), (count, values.latent))
 
-    return with_r1
+
+def _strengths(values: flags.FlagValues) -> dict[str, float]:
+    return {name: getattr(values, name) for name in _STRENGTHS if getattr(values, name)}
 
 
 def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
@@ -122,8 +279,11 @@ def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
 
 
 EXPERIMENT = Experiment(
-    'gan', {'mmd2': 'lower'}, define_flags, traced, hyper, task,
-    {'samples.png': 'Samples'})
+    'gan', {'mmd2': 'lower', 'frechet': 'lower', 'density': 'higher',
+            'coverage': 'higher', 'inception_score': 'higher'},
+    define_flags, traced, hyper, task,
+    {'samples.png': 'Samples', 'training.gif': 'Samples of one noise over the training',
+     'training.png': 'The same, a row an evaluation', 'scores.txt': 'Scores'})
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':

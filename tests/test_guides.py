@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-GUIDES = ['large-models.md', 'your-own-model.md']
+GUIDES = ['gan.md', 'large-models.md', 'your-own-model.md']
 DOCS = Path(__file__).parents[1] / 'docs'
 PAGES = {path.name: path.read_text(encoding='utf-8')
          for path in sorted(DOCS.glob('*.md'))}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 TEXTS = README, *((ROOT / name).read_text(encoding='utf-8') for name in (
     'CONTRIBUTING.md', 'docs/sweeps.md', 'docs/rules.md', 'docs/sound.md',
-    'results/README.md'))
+    'docs/gan.md', 'results/README.md'))
 COMMANDS = sorted({command.strip() for text in TEXTS for command in re.findall(
     r'(?:\./launch\.sh|python -m experiments\.\w+)[^`\n#]*', text)})
 

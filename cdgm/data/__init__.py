@@ -23,6 +23,13 @@ from cdgm.data.mnist import mnist as mnist
 from cdgm.data.notes import notes as notes
 from cdgm.data.python_docs import python_docs as python_docs
 from cdgm.data.shakespeare import shakespeare as shakespeare
+from cdgm.data.stacked import NUM_MODES as NUM_MODES
+from cdgm.data.stacked import draw_stacked as draw_stacked
+from cdgm.data.stacked import stack as stack
+from cdgm.data.stacked import stacked_base as stacked_base
+from cdgm.data.stacked import stacked_digits as stacked_digits
+from cdgm.data.stacked import stacked_mnist as stacked_mnist
+from cdgm.data.stacked import triple_number as triple_number
 from cdgm.data.windows import token_table as token_table
 from cdgm.data.windows import windows as windows
 from cdgm.data.synthetic_text import synthetic_text as synthetic_text
@@ -32,6 +39,8 @@ DATASETS: dict[str, Callable[[Directory | None], Dataset]] = {
     'mnist': mnist,
     'binarized_mnist': binarized_mnist,
     'fashion_mnist': fashion_mnist,
+    'stacked_digits': stacked_digits,
+    'stacked_mnist': stacked_mnist,
     'python_docs': python_docs,
     'shakespeare': shakespeare,
     'notes': notes,

@@ -28,19 +28,21 @@ from cdgm.losses.spectral_norm import spectral_norm, spectral_vectors
 from cdgm.losses.vae import (
     ElboTerms, annealed, gaussian_kl, gaussian_kl_per_dimension, gaussian_log_density,
     neg_elbo, sample_latent, standard_normal_log_density)
+from cdgm.losses.vaegan import VaeGanNets, feature_error, vae_gan
 from cdgm.losses.wake_sleep import posterior_kl, reconstruction, sleep
 
 __all__ = [
-    'BoundTerms', 'DiscriminatorTerms', 'ElboTerms', 'FROZEN', 'GAN_LOSSES', 'GanGame',
-    'GanLoss', 'GeneratorTerms', 'LIKELIHOODS', 'LatentModel', 'Likelihood',
-    'LogWeights', 'Penalty', 'annealed', 'bernoulli_log_likelihood',
-    'categorical_log_likelihood', 'check_output_range', 'check_support', 'clip_weights',
-    'discriminator_loss', 'gan_game', 'gaussian_kl', 'gaussian_kl_per_dimension',
-    'gaussian_log_density', 'gaussian_log_likelihood', 'generator_loss',
-    'gradient_penalty', 'hinge', 'learned_gaussian_log_likelihood', 'least_squares',
-    'linear_neg_elbo', 'log_weights', 'logistic_log_likelihood', 'minimax', 'neg_elbo',
-    'neg_iwae', 'next_token_loss', 'non_saturating', 'posterior_kl', 'r1', 'r2',
+    'BoundTerms', 'DiscriminatorTerms', 'ElboTerms', 'FROZEN', 'GAN_LOSSES',
+    'GanGame', 'GanLoss', 'GeneratorTerms', 'LIKELIHOODS', 'LatentModel',
+    'Likelihood', 'LogWeights', 'Penalty', 'VaeGanNets', 'annealed',
+    'bernoulli_log_likelihood', 'categorical_log_likelihood', 'check_output_range',
+    'check_support', 'clip_weights', 'discriminator_loss', 'feature_error',
+    'gan_game', 'gaussian_kl', 'gaussian_kl_per_dimension', 'gaussian_log_density',
+    'gaussian_log_likelihood', 'generator_loss', 'gradient_penalty', 'hinge',
+    'learned_gaussian_log_likelihood', 'least_squares', 'linear_neg_elbo',
+    'log_weights', 'logistic_log_likelihood', 'minimax', 'neg_elbo', 'neg_iwae',
+    'next_token_loss', 'non_saturating', 'posterior_kl', 'r1', 'r2',
     'reconstruction', 'relativistic', 'sample_latent', 'sample_posterior',
     'sample_prior', 'sleep', 'smoothed', 'spectral_norm', 'spectral_vectors',
     'squared_gradient', 'standard_normal_log_density', 'token_cross_entropy',
-    'unsuited', 'wasserstein', 'weight_clipping', 'wgan_gp']
+    'unsuited', 'vae_gan', 'wasserstein', 'weight_clipping', 'wgan_gp']

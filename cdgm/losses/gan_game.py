@@ -309,9 +309,8 @@ def _block_loss(game: _Game, player: Callable[..., Any]) -> Callable[..., Any]:
 
 def _discriminator(game: _Game, params, state: Mapping[str, Any], batch, key):
     """The discriminator's loss, (float[], (terms, state))."""
-    latent_key = key if game.shared_noise is not False else jax.random.fold_in(
-        key, state['steps'])
-    shown, state = _show(game, params, state, batch, key, latent_key, 'generator')
+    shown, state = _show(game, params, state, batch, key, _own_key(game, state, key),
+                         'generator')
     real_logits, nets = shown.ask(shown.real, shown.nets)
     fake_logits, nets = shown.ask(shown.fake, nets)
     value = game.loss.discriminator(real_logits, fake_logits)
@@ -326,7 +325,7 @@ def _discriminator(game: _Game, params, state: Mapping[str, Any], batch, key):
     if game.lazy:
         state = {**state, 'discriminator_steps': state['discriminator_steps'] + 1}
     if game.shared_noise:
-        state = {**state, 'noise_key': key}
+        state = {**state, 'noise_key': _key_data(key)}
     terms = DiscriminatorTerms(jnp.mean(widen(real_logits)),
                                jnp.mean(widen(fake_logits)))
     return value, (terms, _remember(game, state, nets, 'generator'))
@@ -334,9 +333,8 @@ def _discriminator(game: _Game, params, state: Mapping[str, Any], batch, key):
 
 def _generator(game: _Game, params, state: Mapping[str, Any], batch, key):
     """The generator's loss, (float[], (terms, state))."""
-    latent_key = {None: lambda: key, True: lambda: state['noise_key'],
-                  False: lambda: jax.random.fold_in(key, state['steps'])}[
-                      game.shared_noise]()
+    latent_key = _like_key(state['noise_key'], key) if game.shared_noise else (
+        _own_key(game, state, key))
     shown, moved = _show(game, params, state, batch, key, latent_key, 'discriminator')
     # Two calls, not one on both batches: the real one can be dropped when unused.
     real_logits, nets = shown.ask(shown.real, shown.nets)
@@ -404,6 +402,27 @@ def _split(game: _Game, batch) -> tuple[jax.Array, Any]:
     return batch[0], batch[1]
 
 
+def _own_key(game: _Game, state, key):
+    """Key of a step's own latents."""
+    if game.shared_noise is False:
+        return jax.random.fold_in(key, state['steps'])
+    return key
+
+
+def _key_data(key):
+    """The bits of a key: a model state of plain arrays can be saved by anybody."""
+    return jax.random.key_data(key) if _is_typed(key) else key
+
+
+def _like_key(data, key):
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key)) if (
+        _is_typed(key)) else data
+
+
+def _is_typed(key) -> bool:
+    return jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
 def _noisy(game: _Game, points, key, which: int):
     if not _given(game.instance_noise):
         return points
@@ -462,7 +481,7 @@ def _model_state(game: _Game, params, key: jax.Array) -> Any:
     if game.lazy:
         state['discriminator_steps'] = jnp.zeros((), jnp.int32)
     if game.shared_noise is not None:
-        state |= {'noise_key': key} if game.shared_noise else {
+        state |= {'noise_key': _key_data(key)} if game.shared_noise else {
             'steps': jnp.zeros((), jnp.int32)}
     if game.average is not None:
         state['average'] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),

@@ -13,6 +13,7 @@ Sources  Miyato et al. 2018 (arXiv:1802.05957) eq. 8, algorithm 1 and eq. 12. Th
          function of the parameters, and fits any net.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 _EPSILON = 1e-12  # as in flax: what a length is divided by, at least
 
 
-def spectral_vectors(params: Any, key: jax.Array) -> Any:
+def spectral_vectors(params: Any, key: jax.Array) -> tuple[jax.Array, ...]:
     """Draw where power iteration starts.
 
     Args:
@@ -29,16 +30,16 @@ def spectral_vectors(params: Any, key: jax.Array) -> Any:
       key: PRNG key.
 
     Returns:
-      The pytree, of u ~ N(0, I) for each kernel and of float[0] for the rest.
+      u ~ N(0, I) of each kernel, in the order of the leaves.
     """
-    leaves, structure = jax.tree.flatten(params)
-    return jax.tree.unflatten(structure, [
-        jax.random.normal(jax.random.fold_in(key, index), (
-            leaf.shape[-1] if leaf.ndim > 1 else 0,), leaf.dtype)
-        for index, leaf in enumerate(leaves)])
+    kernels = [leaf for leaf in jax.tree.leaves(params) if _is_kernel(leaf)]
+    return tuple(jax.random.normal(jax.random.fold_in(key, index), leaf.shape[-1:],
+                                   leaf.dtype)
+                 for index, leaf in enumerate(kernels))
 
 
-def spectral_norm(params: Any, vectors: Any, steps: int = 1) -> tuple[Any, Any]:
+def spectral_norm(params: Any, vectors: Sequence[jax.Array], steps: int = 1
+                  ) -> tuple[Any, tuple[jax.Array, ...]]:
     """Divide every kernel by its largest singular value.
 
     Args:
@@ -55,12 +56,20 @@ def spectral_norm(params: Any, vectors: Any, steps: int = 1) -> tuple[Any, Any]:
     >>> print(divided['kernel'].diagonal(), divided['bias'])
     [1.   0.25] [1. 1.]
     """
-    pairs = [_divided(leaf, u, steps) if jnp.ndim(leaf) > 1 else (leaf, u)
-             for leaf, u in zip(jax.tree.leaves(params), jax.tree.leaves(vectors))]
-    normalised, moved = zip(*pairs)
-    structure = jax.tree.structure(params)
-    return (jax.tree.unflatten(structure, normalised),
-            jax.tree.unflatten(structure, moved))
+    waiting, moved = iter(vectors), []
+
+    def divide(leaf):
+        if not _is_kernel(leaf):
+            return leaf
+        leaf, u = _divided(leaf, next(waiting), steps)
+        moved.append(u)
+        return leaf
+
+    return jax.tree.map(divide, params), tuple(moved)
+
+
+def _is_kernel(leaf) -> bool:
+    return len(leaf.shape) > 1
 
 
 def _divided(kernel, u, steps):

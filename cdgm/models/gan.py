@@ -4,7 +4,8 @@
     discriminator   x -> (3x3 convolution of stride 2, LeakyReLU) for each number of
                     channels -> flatten -> Dense -> logit
 
-Shapes   B batch, image_shape (H, W) or (H, W, C), Z latent_size.
+Shapes   B batch, image_shape (H, W) or (H, W, C), Z latent_size. The discriminator may
+         be shown several images at once, beside each other as channels.
 Units    images in [0, 1], as the data are; logits are log odds of being real.
 Sources  Goodfellow et al. 2014 (arXiv:1406.2661); strides and slope 0.2: Radford et al.
          2016 (arXiv:1511.06434) section 3.
@@ -69,7 +70,8 @@ class Discriminator(nn.Module):
 
 def gan(image_shape: Sequence[int], latent_size: int = 100,
         generator_widths: Sequence[int] = (128, 256, 512, 1024),
-        discriminator_channels: Sequence[int] = (64, 128, 128)) -> GAN:
+        discriminator_channels: Sequence[int] = (64, 128, 128), packing: int = 1
+        ) -> GAN:
     """Build a generative adversarial network.
 
     Args:
@@ -77,9 +79,11 @@ def gan(image_shape: Sequence[int], latent_size: int = 100,
       latent_size: Z.
       generator_widths: of the generator's hidden layers.
       discriminator_channels: of its convolutions; each halves the image's sides.
+      packing: images that the discriminator is shown at once; of more than one
+        image_shape is (H, W, C), and it reads packing * C channels.
 
     Raises:
-      ValueError: image_shape is not that of an image.
+      ValueError: image_shape is not that of an image, or has no channels to pack.
 
     >>> model = gan((8, 8), latent_size=2, generator_widths=(4,))
     >>> params = model.init(jax.random.key(0))
@@ -91,12 +95,16 @@ def gan(image_shape: Sequence[int], latent_size: int = 100,
     if len(image_shape) not in (2, 3):
         raise ValueError(f'image_shape is {image_shape}; give (height, width) or '
                          '(height, width, channels).')
+    if packing > 1 and len(image_shape) == 2:
+        raise ValueError(f'image_shape is {image_shape}, and images are packed as '
+                         'channels; give (height, width, channels).')
     generator = Generator(image_shape, tuple(generator_widths))
     discriminator = Discriminator(tuple(discriminator_channels))
 
     def init(key):
         discriminator_key, generator_key = jax.random.split(key)
-        image = jnp.zeros((1, *image_shape), jnp.float32)
+        shown = (*image_shape[:2], *(packing * size for size in image_shape[2:]))
+        image = jnp.zeros((1, *shown), jnp.float32)
         latent = jnp.zeros((1, latent_size), jnp.float32)
         return {'discriminator': discriminator.init(discriminator_key, image)['params'],
                 'generator': generator.init(generator_key, latent)['params']}

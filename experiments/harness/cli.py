@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def run(define_flags: Callable[[flags.FlagValues], None],
       arguments: in place of those of this process.
       grace: seconds to leave beyond `--preempt_latency`.
     """
+    warnings.formatwarning = lambda message, *_, **__: f'warning: {message}\n'
     with one_line_errors():
         values = parse(define_flags, sys.argv[1:] if arguments is None else arguments)
         if values.help:

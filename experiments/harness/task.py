@@ -50,6 +50,9 @@ class Task(NamedTuple):
       fresh: whether every update has a minibatch of its own.
       model_state: key -> what the losses change and nobody descends, see
         `cdgm.DescentState`; None for a model without.
+      snapshot: (params) or (params, model_state) -> an array that shows what was
+        trained, such as images. That of the first seed is kept at each evaluation, for
+        `draw` to find by `snapshots.read`; None keeps nothing.
     """
 
     init: Callable[[jax.Array], Any]
@@ -62,6 +65,7 @@ class Task(NamedTuple):
     batch_size: int
     fresh: bool
     model_state: Callable[[jax.Array], Any] | None = None
+    snapshot: Callable[..., jax.Array] | None = None
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -123,8 +127,9 @@ class Experiment(NamedTuple):
       hyper: flags -> what is given beside the key; raises `SettingError` for any flag
         that does not fit the others.
       task: (flags, data) -> the task.
-      artifacts: file that `Task.draw` writes -> its title; the report shows a .png as a
-        picture, a .wav as a player and a .txt as text. A `*` stands for several files.
+      artifacts: file that `Task.draw` writes -> its title; the report shows a .png or
+        .gif as a picture, a .wav as a player and a .txt as text. A `*` stands for
+        several files.
       load: flags -> data; the set of --dataset unless given.
     """
 

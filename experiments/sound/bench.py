@@ -10,9 +10,11 @@ import jax.numpy as jnp
 
 from cdgm import audio, metrics
 from cdgm.data import Dataset
+from experiments.harness.errors import SettingError
 from experiments.harness.report import page
+from experiments.judge import Images, Judge
+from experiments.scores import write_scores
 from experiments.sound import sounds
-from experiments.sound.judge import Images, Judge
 
 # What a run writes to be seen and heard -> its title.
 ARTIFACTS = {
@@ -68,15 +70,7 @@ class Bench(NamedTuple):
             samples = images.reshape(len(images), -1)[:len(test)]
             bandwidth = metrics.median_bandwidth(test, test)
             return {'mmd2': metrics.mmd2(samples, test, bandwidth)}
-        judged = self.judge.judged(images, labels)
-        # Else XLA works with the constants for half a minute as it compiles.
-        real = jax.lax.optimization_barrier(self.judge.train.features)
-        manifold = metrics.precision_recall_density_coverage(
-            real[:len(images)], judged.features)
-        return {**({} if labels is None else {'accuracy': metrics.accuracy(judged)}),
-                'inception_score': metrics.inception_score(judged.logits),
-                'frechet': metrics.frechet_distance(judged.features, real),
-                'density': manifold.density, 'coverage': manifold.coverage}
+        return self.judge.quick_scores(images, labels)
 
     def hear(self, images: jax.Array, seed: int = 0) -> tuple[jax.Array, jax.Array]:
         """Make waves of images, and images of the waves: what a person gets."""
@@ -101,17 +95,13 @@ class Bench(NamedTuple):
           more: name -> further scores of it.
         """
         if self.judge is None:
-            sounds.write_scores(folder, more, {'classifier': 'none, there are no '
-                                               'classes'})
+            write_scores(folder, more, {'classifier': 'none, there are no classes'})
             return
         rows = {}
         for name, (images, labels) in judged.items():
             rows[name] = {**self.judge.scores(images, labels), **more.get(name, {})}
             rows[f'{name}, heard'] = self.judge.scores(self.hear(images)[1], labels)
-        sounds.write_scores(folder, rows, {
-            'classifier_sha256': self.judge.sha256,
-            'classifier_accuracy': float(metrics.accuracy(self.judge.test)),
-            'training_examples': len(self.train.images)})
+        write_scores(folder, rows, self.judge.facts())
 
     def write_sounds(self, folder: Path, kind: str, names, images) -> None:
         """Write images as sounds, in a folder of that kind."""
@@ -132,6 +122,19 @@ class Bench(NamedTuple):
             return [f'{index:02d}' for index in range(count)]
         return [f'{index:02d} {self.data.classes[index % self.classes]}'
                 for index in range(count)]
+
+
+def split_images(data: Dataset, settings: audio.LogMel) -> tuple[Images, Images]:
+    """Make images of the training and of the test split."""
+    try:
+        audio.mel_filters(settings.rate, settings.size, settings.mels)
+    except ValueError as error:
+        raise SettingError(f'--mels: {error}') from None
+    image = jax.jit(audio.log_mel, static_argnums=1)
+    train, test = (Images(image(jnp.asarray(split.examples), settings),
+                          None if split.labels is None else jnp.asarray(split.labels))
+                   for split in (data.train, data.test))
+    return train, test
 
 
 @partial(jax.jit, static_argnums=2)

@@ -1,7 +1,6 @@
 """Sounds of a run, each a WAV and its picture, for its folder and its report."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -34,34 +33,3 @@ def write_sounds(folder: Path, names: Sequence[str], waves, images, rate: int) -
         picture = np.kron(image[::-1, :, 0], np.ones((_SCALE, _SCALE)))
         plt.imsave(folder / f'{name}.png', picture, cmap='magma', vmin=0, vmax=1,
                    metadata={'Software': None})
-
-
-def write_scores(folder: Path, rows: Mapping[str, Mapping[str, float]],
-                 facts: Mapping[str, object]) -> None:
-    """Write scores.json and, to be read, scores.txt.
-
-    Args:
-      folder: of the run.
-      rows: what was judged -> name -> number.
-      facts: what holds for all rows, as the classifier's hash.
-    """
-    (folder / 'scores.json').write_text(
-        json.dumps({'facts': facts, 'rows': rows}, indent=1) + '\n')
-    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
-    width = max(map(len, rows))
-    cells = [['', *columns], *([name, *(_number(row.get(column)) for column in columns)]
-                               for name, row in rows.items())]
-    widths = [max(width, *(len(row[0]) for row in cells)),
-              *(max(len(row[at]) for row in cells) for at in range(1, len(cells[0])))]
-    text = ''.join('  '.join(
-        [row[0].ljust(widths[0]),
-         *(cell.rjust(size) for cell, size in zip(row[1:], widths[1:]))]).rstrip()
-        + '\n' for row in cells)
-    text += ''.join(f'{name}: {value}\n' for name, value in facts.items())
-    (folder / 'scores.txt').write_text(text)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return '–'
-    return f'{value:.0f}' if abs(value) >= 1000 else f'{value:.4g}'

@@ -8,11 +8,12 @@ from cdgm import data
 def test_loads_by_name():
     assert data.load('digits').name == 'digits'
     assert list(data.DATASETS) == [
-        'digits', 'mnist', 'binarized_mnist', 'fashion_mnist', 'python_docs',
-        'shakespeare', 'notes', 'fsdd', 'folder']
+        'digits', 'mnist', 'binarized_mnist', 'fashion_mnist', 'stacked_digits',
+        'stacked_mnist', 'python_docs', 'shakespeare', 'notes', 'fsdd', 'folder']
 
 
-@pytest.mark.parametrize('name', ['mnist', 'binarized_mnist', 'fashion_mnist'])
+@pytest.mark.parametrize('name', [
+    'mnist', 'binarized_mnist', 'fashion_mnist', 'stacked_mnist'])
 def test_data_dir_reaches_the_loader(name, tmp_path):
     with pytest.raises(data.DataError, match=str(tmp_path)):
         data.load(name, tmp_path)

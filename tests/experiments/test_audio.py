@@ -31,7 +31,7 @@ def few_notes(tmp_path_factory):
     """Notes of an eighth of the number, and a cache of one's own."""
     patch = pytest.MonkeyPatch()
     cache = tmp_path_factory.mktemp('cache')
-    patch.setattr('experiments.sound.judge.pooch.os_cache', lambda name: cache / name)
+    patch.setattr('experiments.judge.pooch.os_cache', lambda name: cache / name)
     splits = [Split(synthesise(drawn, 8192, 8000), drawn.label)
               for drawn in (draw_notes(120, 0), draw_notes(30, 1))]
     data = Dataset('notes', splits[0], None, splits[1], {'notes': 'few'}, rate=8000,
@@ -127,13 +127,13 @@ def test_exact_sigma_is_where_the_gradient_vanishes():
 def test_the_average_of_the_generator_is_that_of_its_steps():
     model = models.conditional_gan((4, 4, 1), latent_size=2, widths=(3,), channels=(2,))
     params = model.init(jax.random.key(0))
-    state = {'average': jax.tree.map(jnp.zeros_like, params['generator']),
-             'weight': jnp.zeros(())}
-    start = gan.average(params, state)  # nothing taken in: the parameters themselves
+    game = gan.game(model, losses.non_saturating, 0.5, {})
+    state = game.model_state(params, jax.random.key(0))
+    start = game.averaged(params, state)  # nothing taken in: the parameters themselves
     np.testing.assert_array_equal(*map(lambda p: p['generator']['Dense_0']['kernel'],
                                        (start, params)))
-    batch = jnp.zeros((2, 4, 4, 1)), None
-    step_of = jax.jit(partial(gan.generator_loss, model, losses.non_saturating, 0.5))
+    batch = jnp.zeros((2, 4, 4, 1)), jnp.zeros(2, int)
+    step_of = jax.jit(game.losses['generator'])
     seen = []
     for step in range(3):
         params = jax.tree.map(lambda x: x + 1, params)
@@ -142,7 +142,7 @@ def test_the_average_of_the_generator_is_that_of_its_steps():
     weights = np.array([0.125, 0.25, 0.5]) / 0.875
     expected = sum(w * x for w, x in zip(weights, seen))
     np.testing.assert_allclose(
-        gan.average(params, state)['generator']['Dense_0']['kernel'], expected,
+        game.averaged(params, state)['generator']['Dense_0']['kernel'], expected,
         rtol=1e-6)
 
 
@@ -155,8 +155,9 @@ def test_penalties_are_added_at_the_data_and_at_the_samples():
     key = jax.random.key(0)
 
     def value(**penalties):
-        return gan.discriminator_loss(model, losses.non_saturating, penalties, 0.5,
-                                      'state', (images, None), key)[0]
+        game = gan.game(model, losses.non_saturating, 0.5, penalties)
+        return game.losses['discriminator'](0.5, {}, (images, jnp.zeros(5, int)), key
+                                            )[0]
 
     # D(x) = w |x|^2 has the slope 2 w x.
     fake = 4 * jax.random.normal(key, (5, 3))[:, 0] ** 2

@@ -1,16 +1,36 @@
 """A run of the GAN: what its folder holds, and that its numbers are its parameters'."""
 
+import json
+import re
+
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from cdgm import metrics, models
 from cdgm.data import load
-from experiments import gan
+from experiments import gan, gan_scores
+from experiments.harness import cli
+from experiments.harness.errors import SettingError
+from experiments.harness.runs import snapshots
 from experiments.harness.runs.run_folder import load_params, read_rows
 
 TINY = ('--widths=8', '--channels=4', '--latent=2', '--cycles=4', '--evaluations=2',
         '--r1=0')
+
+
+# A classifier that need not have learnt.
+JUDGED = ('--samples=400', '--classifier_epochs=1', '--classifier_accuracy=0')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cache_of_our_own(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    cache = tmp_path_factory.mktemp('cache')
+    patch.setattr('experiments.judge.pooch.os_cache', lambda name: cache / name)
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope='module')
@@ -21,8 +41,8 @@ def alternating(run):
 def test_folder(alternating):
     assert {path.name for path in alternating.iterdir()} - {'uncommitted.diff'} == {
         'flags.txt', 'manifest.json', 'attempts.jsonl', 'lock', 'metrics.jsonl',
-        'checkpoints',
-        'params.npz', 'samples.png', 'loss.png'}
+        'checkpoints', 'snapshots', 'params.npz', 'samples.png', 'training.png',
+        'training.gif', 'loss.png'}
 
 
 def test_rows(alternating):
@@ -57,17 +77,6 @@ def test_params_are_those_of_the_last_evaluation(alternating):
                                rtol=1e-4)
 
 
-def test_r1_is_added_to_the_discriminators_loss_at_the_data():
-    # D(x) = w sum x^2 has the slope 2 w x, whose square sums to 4 w^2 |x|^2.
-    model = models.GAN(None, None, lambda w, x: w * (x ** 2).sum((1, 2, 3)), 0)
-    images = np.random.RandomState(0).rand(3, 2, 2, 1)
-    loss = gan.penalised(lambda params, batch, key: (5., 'terms'), model, strength=3.)
-    value, terms = loss(0.5, images, None)
-    slope = 4 * 0.5 ** 2 * (images ** 2).sum((1, 2, 3)).mean()
-    assert float(value) == pytest.approx(5 + 3 / 2 * slope, rel=1e-12)
-    assert terms == 'terms'
-
-
 def test_simultaneous(run):
     folder = run('gan', *TINY, '--order=simultaneous', '--loss=least_squares')
     rows = read_rows(folder)
@@ -77,3 +86,103 @@ def test_simultaneous(run):
     # Logits near 0: (0 - 1)^2 / 2 + 0^2 / 2, and (0 - 1)^2 / 2.
     np.testing.assert_allclose(losses['discriminator'], 0.5, atol=0.2)
     np.testing.assert_allclose(losses['generator'], 0.5, atol=0.2)
+
+
+def test_snapshots_are_samples_of_one_noise(alternating):
+    kept = snapshots.read(alternating)
+    assert list(kept) == [0, 2, 4]
+    first = jax.tree.map(lambda leaf: leaf[0], load_params(alternating))
+    with jax.enable_x64(False):
+        latent = jax.random.normal(jax.random.key(0), (1000, 2))[:gan_scores.SHOWN]
+        images = models.gan((8, 8, 1), 2, (8,), (4,)).generate(first, latent)
+    assert kept[4].dtype == np.uint8
+    np.testing.assert_allclose(kept[4], 255 * images, atol=0.51)
+    with Image.open(alternating / 'training.gif') as picture:
+        assert picture.n_frames == 3
+
+
+def test_all_settings_at_once_and_the_scores(run):
+    folder = run('gan', *TINY[:-1], *JUDGED, '--loss=relativistic', '--r1=1', '--r2=2',
+                 '--lazy=2', '--spectral_norm=1', '--packing=2', '--instance_noise=0.1',
+                 '--average=0.9', '--shared_noise', '--order=discriminator,generator*2')
+    tested = read_rows(folder)[-1]['test']
+    assert set(tested) == set(gan.EXPERIMENT.metrics)
+    scores = json.loads((folder / 'scores.json').read_text())
+    assert set(scores['rows']) == {'real, test split', 'Gaussian mixture', 'samples'}
+    assert len(scores['facts']['classifier_sha256']) == 64
+    real, mixture, samples = scores['rows'].values()
+    assert [row['samples'] for row in (real, mixture, samples)] == [360, 400, 400]
+    # Of any features: real images are nearer than a mixture's, and those than noise.
+    assert real['frechet_equal'] < mixture['frechet_equal'] < samples['frechet_equal']
+
+
+def test_a_class_is_asked_for_and_recognised_or_not(run):
+    folder = run('gan', *TINY, *JUDGED, '--conditional', '--label_smoothing=0.1',
+                 '--clip=0.5', '--loss=non_saturating')
+    rows = json.loads((folder / 'scores.json').read_text())['rows']
+    assert 0 <= rows['samples']['accuracy'] <= 0.3  # it is hardly trained
+    assert 'accuracy' not in rows['Gaussian mixture']
+    params = load_params(folder)['discriminator']
+    assert max(abs(leaf).max() for leaf in jax.tree.leaves(params)) <= 0.5
+
+
+def test_dcgan_with_batch_statistics(run):
+    folder = run('gan', '--net=dcgan', '--normalisation=batch', '--frozen=running',
+                 '--latent=2', '--cycles=1', '--evaluations=1', '--r1=0',
+                 '--gradient_penalty=1', '--loss=wasserstein', '--batch_size=8')
+    assert read_rows(folder)[-1]['cycle'] == 1
+
+
+def test_a_mixture_is_that_of_the_images():
+    images = load('digits').train.examples
+    drawn = gan_scores.mixture_samples(images, 2000)
+    assert drawn.shape == (2000, 8, 8, 1) and drawn.min() >= 0 and drawn.max() <= 1
+    error = images.std(0) * np.sqrt(1 / 2000 + 1 / len(images))
+    # Clipping moves the pixels at the rim, which are mostly 0, a little upwards.
+    assert np.all(abs(drawn.mean(0) - images.mean(0)) < 4 * error + 0.03)
+
+
+def fail(*arguments, change=lambda data: data):
+    values = cli.parse(gan.define_flags, arguments)
+    with pytest.raises(SettingError) as caught:
+        gan.EXPERIMENT.task(values, change(load('digits')))
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+def in_bytes(data):
+    return data._replace(train=data.train._replace(examples=255 * data.train.examples))
+
+
+def without_labels(data):
+    return data._replace(train=data.train._replace(labels=None))
+
+
+@pytest.mark.parametrize('arguments, line', [
+    ('--packing=3', '--batch_size=64 does not divide into packs of --packing=3'),
+    ('--packing=2 --conditional', 'labels of their own'),
+    ('--label_smoothing=0.1 --loss=hinge', '--loss=hinge: .* has none'),
+    ('--lazy=4 --r1=0', '--lazy=4 is how often'),
+    ('--normalisation=batch', 'is of --net=dcgan'),
+    ('--net=dcgan --conditional', '--net=dcgan is told no class'),
+    ('--samples=100', '--samples=100 are fewer than the 360 test images'),
+    ('--samples=400 --classifier_epochs=1 --classifier_accuracy=1', 'knows .* Raise')])
+def test_settings_that_do_not_go_together_are_one_line(arguments, line):
+    with jax.enable_x64(False):
+        message = fail(*arguments.split())
+    assert re.search(line, message), message
+
+
+def test_data_that_do_not_go_with_the_settings_are_one_line():
+    assert 'reach from 0 to 255, and the generator makes numbers from 0 to 1' in fail(
+        change=in_bytes)
+    assert '--conditional tells the class, and --dataset=digits has none' in fail(
+        '--conditional', change=without_labels)
+    assert '--dataset=digits has no classes' in fail('--samples=400',
+                                                     change=without_labels)
+
+
+def test_a_loss_without_what_it_needs_is_warned_of():
+    values = cli.parse(gan.define_flags, ['--loss=wasserstein', '--r1=0'])
+    with pytest.warns(UserWarning, match='nothing keeps the Wasserstein critic'):
+        gan.EXPERIMENT.task(values, load('digits'))

@@ -32,7 +32,7 @@ def kind(file: str) -> str:
     """Class of the gallery that a file belongs in."""
     if '*' in file:
         return 'pictures many'
-    return 'pictures' if file.endswith('.png') else 'artifacts'
+    return 'pictures' if file.endswith(('.png', '.gif')) else 'artifacts'
 
 
 def gallery(kind: str, items: Sequence[str]) -> str:
@@ -63,7 +63,7 @@ def _show(path: Path, caption: str, alt: str) -> str:
             return (f'<figure><pre class="artifact">{words}</pre>{_below(caption)}'
                     '</figure>')
         case _:
-            return figure(path.read_bytes(), 'png', caption, alt)
+            return figure(path.read_bytes(), path.suffix[1:], caption, alt)
 
 
 def _below(caption: str) -> str:

@@ -8,6 +8,7 @@ matplotlib.use('Agg')
 
 import matplotlib.pyplot as plt  # noqa: E402  after the choice of backend
 import numpy as np  # noqa: E402
+from PIL import Image  # noqa: E402  of pillow, which matplotlib draws bitmaps by
 
 from experiments.harness.report.compare import over_seeds, pool  # noqa: E402
 from experiments.harness.runs.run_folder import RunFolder, read_rows  # noqa: E402
@@ -35,6 +36,33 @@ def grid(path: Path, images, columns: int = 8) -> None:
     Raises:
       ValueError: they have another shape.
     """
+    sheet = _sheet(images, columns)
+    plt.imsave(path, sheet if sheet.shape[-1] == 3 else sheet[..., 0], cmap='gray_r',
+               vmin=0, vmax=1, metadata={'Software': None})
+
+
+def animation(path: Path, frames, columns: int = 8, seconds: float = 0.4) -> None:
+    """Draw sheets of images one after another.
+
+    Args:
+      path: of the GIF.
+      frames: of each its images, as `grid` takes them.
+      columns: images in a row.
+      seconds: that each is shown; the last one four times as long.
+    """
+    sheets = [np.round(255 * _sheet(images, columns)).astype(np.uint8)
+              for images in frames]
+    # As in a grid, ink is dark; 16 levels of grey make a third of the file.
+    pictures = [Image.fromarray(sheet) if sheet.shape[-1] == 3 else
+                Image.fromarray(255 - sheet[..., 0]).quantize(16) for sheet in sheets]
+    shown = [int(1000 * seconds)] * len(pictures)
+    shown[-1] *= 4
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=shown,
+                     loop=0)
+
+
+def _sheet(images, columns: int) -> np.ndarray:
+    """Images side by side, float[rows, columns, 1 or 3] of pixels."""
     images = np.clip(np.asarray(images, float), 0, 1)
     if images.ndim == 3:
         images = images[..., None]
@@ -52,9 +80,7 @@ def grid(path: Path, images, columns: int = 8) -> None:
     sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(
         rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
     scale = max(_GRID_PIXELS // sheet.shape[1], 1)
-    sheet = np.kron(sheet, np.ones((scale, scale, 1)))
-    plt.imsave(path, sheet if channels == 3 else sheet[..., 0], cmap='gray_r', vmin=0,
-               vmax=1, metadata={'Software': None})
+    return np.kron(sheet, np.ones((scale, scale, 1)))
 
 
 def band(axes, x, values, label: str) -> None:

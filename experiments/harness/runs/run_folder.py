@@ -9,6 +9,7 @@
     checkpoints/      where to go on, see `checkpoint`; of a complete run the last one,
                       to train it longer; may be deleted
     params.npz        the final parameters, leaf path -> array with a leading seed axis
+    snapshots/        what the task shows of itself at each evaluation, see `snapshots`
     *.png             figures
     tensorboard/      with --tensorboard
 """

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.runs import checkpoint, preemption
+from experiments.harness.runs import checkpoint, preemption, snapshots
 from experiments.harness.runs.run_folder import read_rows
 from experiments.harness.task import TracedInputs, Task
 from experiments.harness.train.block_updates import choose_cycles
@@ -104,6 +104,9 @@ class Trainer:
         self._first = jax.jit(first)
         self._evaluate = jax.jit(lambda state, given: jax.vmap(task.evaluate)(
             *self.model(state), given.hyper))
+        snapshot = task.snapshot
+        self._snapshot = None if snapshot is None else jax.jit(lambda state: snapshot(
+            *jax.tree.map(lambda x: x[0], self.model(state))))
 
     def model(self, state) -> tuple[Any, ...]:
         """What a task's functions are given: (params,), or (params, model_state)."""
@@ -162,7 +165,7 @@ class Trainer:
         stops = list(rows)
         if not reached.rows:
             group.add_rows({'cycle': 0, 'epoch': 0.0, 'seconds': 0.0, 'gflop': 0.0},
-                           tests=self._test(group, carry))
+                           tests=self._test(group, carry, 0))
             reached = reached._replace(rows=1)
         group.note(reached)
         saved, seconds = time.monotonic(), math.inf
@@ -194,7 +197,7 @@ class Trainer:
             row = {'cycle': stop, 'epoch': stop * self.task.minibatches_per_cycle
                    / self.task.minibatches_per_epoch,
                    'seconds': round(reached.seconds, 4), 'gflop': reached.flops / 1e9}
-            tests = self._test(group, carry) if rows[stop] else None
+            tests = self._test(group, carry, stop) if rows[stop] else None
             shown = group.add_rows(row, carry, tests)
             carry = carry._replace(sums=_cleared(carry.sums))
             progress.advance(stop - start, shown)
@@ -204,10 +207,14 @@ class Trainer:
             group.save(carry, reached)
         return [error or mine for error, mine in zip(group.errors, models)]
 
-    def _test(self, group: RunBatch, carry: Carry) -> list[Any]:
+    def _test(self, group: RunBatch, carry: Carry, cycle: int) -> list[Any]:
         """Evaluate each run by the program that it has alone, to the same bits."""
+        states = group.split(carry.state)
+        for state, run in zip(states, group.runs):
+            if self._snapshot is not None:
+                snapshots.write(run.folder.path, cycle, self._snapshot(state))
         return [self._evaluate(state, run.given)
-                for state, run in zip(group.split(carry.state), group.runs)]
+                for state, run in zip(states, group.runs)]
 
     def _resume(self, run: RunHandle) -> tuple[Carry, TrainingProgress]:
         """Where a run is, or its start, with the rows of metrics that belong to it."""
