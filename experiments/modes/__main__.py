@@ -41,7 +41,8 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    'quick': Preset(('ring',), ('non_saturating', 'relativistic'), ORDERS,
+    'quick': Preset(('ring',), ('non_saturating', 'relativistic'),
+                    ('simultaneous', '1:1', '5:1', 'extragradient'),
                     ('none', 'r1+r2'), 3, 1500, 500),
     'table': Preset(('ring', 'grid'),
                     ('non_saturating', 'relativistic', 'least_squares', 'hinge'),

@@ -100,8 +100,8 @@ def heat_map(file: Path, rows: Sequence[Row], data: str) -> None:
             panel.text(column, row, f'{value:.1f}', ha='center', va='center', size=8,
                        color='white' if value < of / 2 else 'black')
         panel.set_xticks(range(len(orders)), orders, rotation=40, ha='right')
-        panel.set_yticks(range(len(names)), [name.replace('_', ' ') for name in names])
-        panel.set_title(f'penalty: {penalty}')
+        panel.set_yticks(range(len(names)), [name.replace('_', '-') for name in names])
+        panel.set_title(penalty.replace('none', 'no penalty'))
         panel.grid(False)
     figure.colorbar(image, ax=panels, label=f'modes of {of}', pad=0.01)
     _save(figure, file)
@@ -176,7 +176,7 @@ def densities(file: Path, album: dict, arm: Arm, data: str) -> None:
         if density.max() > 0:
             panel.contour(axis, axis, density / density.max(), colors='black',
                           levels=[0.03, 0.1, 0.3], linewidths=0.7)
-        _frame(panel, mixture)
+        _frame(panel, mixture, centres='black')
         panel.set_title(f'{album["iterations"][moment]} iterations', size=8)
     figure.suptitle(f'{words(arm, " · ")}: discriminator (red: real) and density of '
                     'the samples (lines)', size=9)
@@ -211,16 +211,19 @@ def animate(file: Path, album: dict, arm: Arm, data: str) -> None:
 def words(arm: Arm, between: str = '\n') -> str:
     """An arm as people write it."""
     pack = f', packs of {arm.packing}' if arm.packing > 1 else ''
-    return between.join([arm.loss.replace('_', ' '), f'{arm.penalty}{pack}', arm.order])
+    penalty = 'no penalty' if arm.penalty == 'none' else arm.penalty
+    return between.join([arm.loss.replace('_', '-'), penalty + pack, arm.order])
 
 
-def _frame(panel, mixture: mixtures.Mixture) -> None:
+def _frame(panel, mixture: mixtures.Mixture, centres: str | None = None) -> None:
     extent = extent_of(mixture)
-    panel.scatter(*mixture.centres.T, marker='+', s=14, linewidths=0.6,
-                  color=figures.COLOURS[1], zorder=3)
+    panel.scatter(*mixture.centres.T, marker='+', s=16, linewidths=0.7,
+                  color=figures.COLOURS[1] if centres is None else centres, zorder=3)
     panel.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect='equal',
               xticks=[], yticks=[])
     panel.grid(False)
+    for spine in panel.spines.values():
+        spine.set(visible=True, color='0.8', linewidth=0.6)
 
 
 def _save(figure, file: Path) -> None:
