@@ -46,7 +46,7 @@ PRESETS = {
                     ('none', 'r1+r2'), 3, 1500, 500),
     'table': Preset(('ring', 'grid'),
                     ('non_saturating', 'relativistic', 'least_squares', 'hinge'),
-                    ORDERS, ('none', 'r1', 'r1+r2'), 10, 6000, 2000),
+                    ORDERS, ('none', 'r1', 'r1+r2'), 10, 8000, 2500),
     'best': Preset(('ring', 'grid'), ('relativistic',), ('1:1',), ('r1+r2',), 10,
                    40_000, 5000, Setting(cooling=1., learning_rate=3e-3))}
 

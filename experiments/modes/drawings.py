@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from cdgm.data import mixtures
@@ -227,5 +228,7 @@ def _frame(panel, mixture: mixtures.Mixture, centres: str | None = None) -> None
 
 
 def _save(figure, file: Path) -> None:
-    figure.savefig(file, dpi=110, metadata={'Software': None})
+    figure.savefig(file, dpi=110)
     plt.close(figure)
+    # 64 colours take a third of the space, and results are in the repository.
+    Image.open(file).convert('RGB').quantize(64).save(file, optimize=True)
