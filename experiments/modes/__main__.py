@@ -22,7 +22,7 @@ from experiments.modes.arms import (
 from experiments.modes.table import Row
 
 REFERENCE = Arm('non_saturating', 'none', 1, '1:1')  # whose FLOPs all may spend
-_FRAMES = 8  # looks at the samples during a training
+_FRAMES = 24  # looks at the samples during a training
 _SAY_EVERY = 30.  # seconds
 
 
@@ -161,13 +161,14 @@ def train(plan: Plan, data: str, arm: Arm, seeds: list[int], budget: float
     trunk, done = ours.init(keys), 0
     rows: list[Row] = []
     album = drawings.Album(mixture)
+    album.look(ours, trunk, 0)
     frames = np.linspace(0, iterations, _FRAMES + 1).round().astype(int).tolist()
     moments = {'iterations': plan.equal_iterations, 'flops': iterations}
     for at, moment in sorted(moments.items(), key=lambda item: item[1]):
         turn = round(moment * (1 - plan.setting.cooling))
         for states, done in walk(ours, trunk, keys, done, turn, np.inf, frames):
             trunk = states
-            if done in frames and turn <= iterations:
+            if done in frames and moment <= iterations:
                 album.look(ours, states, done)
         for states, stop in walk(ours, trunk, keys, turn, moment, moment, frames):
             if at == 'flops':

@@ -23,9 +23,10 @@ from experiments.modes.arms import Arm, Programs
 from experiments.modes.table import Row
 
 _SIDE = 64  # places a side at which the discriminator is asked
-_KEPT = 1000  # samples of a moment
+_KEPT = 500  # samples of a moment
 _BINS = 160  # of the samples' density, a side
 _SHOWN = 6  # arms of a figure
+_COLUMNS = 8  # moments of a row of it
 _DOT: dict[str, Any] = {'s': 1.5, 'linewidths': 0, 'alpha': 0.6}
 
 
@@ -39,9 +40,11 @@ class Album:
         self._moments: list[tuple[int, np.ndarray, np.ndarray]] = []
 
     def look(self, ours: Programs, states: Any, iterations: int) -> None:
-        """Keep a moment: the first seed's averaged generator, its discriminator."""
+        """Keep a moment, once: the first seed's average, and its discriminator."""
+        if self._moments and self._moments[-1][0] == iterations:
+            return
         points = np.asarray(ours.sample(states)[1, 0, :_KEPT])
-        logits = np.asarray(ours.logits(states, self.places))
+        logits = np.asarray(ours.logits(states, self.places), np.float16)
         self._moments.append((iterations, points, logits.reshape(_SIDE, _SIDE)))
 
     def save(self, file: Path) -> None:
@@ -79,8 +82,13 @@ def choose(rows: Sequence[Row]) -> list[Arm]:
         quality.setdefault(row.arm, []).append((row.modes, row.high_quality))
     ranked = sorted(quality, key=lambda arm: tuple(np.mean(quality[arm], axis=0)),
                     reverse=True)
-    places = np.linspace(0, len(ranked) - 1, min(_SHOWN, len(ranked)))
-    return [ranked[place] for place in places.round().astype(int)]
+    return [ranked[place]
+            for place in _spread(len(ranked), min(_SHOWN, len(ranked)))]
+
+
+def _spread(count: int, number: int) -> list[int]:
+    """Indices of `number` of `count`, the first and the last and others between."""
+    return np.linspace(0, count - 1, number).round().astype(int).tolist()
 
 
 def heat_map(file: Path, rows: Sequence[Row], data: str) -> None:
@@ -117,18 +125,14 @@ def _mean_modes(rows, loss, order, penalty) -> float:
 def samples_over_training(file: Path, albums: dict[Arm, dict], data: str) -> None:
     """Draw samples as small multiples: an arm a row, a moment a column."""
     mixture = mixtures.MIXTURES[data]()
-    columns = max(len(album['iterations']) for album in albums.values())
-    figure, panels = plt.subplots(len(albums), columns, squeeze=False,
+    figure, panels = plt.subplots(len(albums), _COLUMNS, squeeze=False,
                                   layout='constrained',
-                                  figsize=(1.15 * columns + 1, 1.25 * len(albums)))
+                                  figsize=(1.15 * _COLUMNS + 1, 1.25 * len(albums)))
     for line, (arm, album) in zip(panels, albums.items()):
-        for panel in line[len(album['iterations']):]:
-            panel.set_axis_off()
-        for panel, iterations, points in zip(line, album['iterations'],
-                                             album['points']):
+        for panel, moment in zip(line, _spread(len(album['iterations']), _COLUMNS)):
             _frame(panel, mixture)
-            panel.scatter(*points.T, color=figures.COLOURS[0], **_DOT)
-            panel.set_title(f'{iterations}', size=7, pad=2)
+            panel.scatter(*album['points'][moment].T, color=figures.COLOURS[0], **_DOT)
+            panel.set_title(f'{album["iterations"][moment]}', size=7, pad=2)
         line[0].set_ylabel(words(arm), size=7, rotation=0, ha='right', va='center')
     figure.suptitle('samples of the average generator, by iterations', size=9)
     _save(figure, file)
@@ -159,13 +163,12 @@ def histograms(file: Path, albums: dict[Arm, dict], data: str) -> None:
 def densities(file: Path, album: dict, arm: Arm, data: str) -> None:
     """Draw the discriminator's logits and, as lines, the samples' density."""
     mixture = mixtures.MIXTURES[data]()
-    count = len(album['iterations'])
-    chosen = sorted({round(place) for place in np.linspace(0, count - 1, 4)})
+    chosen = sorted({*_spread(len(album['iterations']), 4)})
     figure, panels = plt.subplots(1, len(chosen), squeeze=False, layout='constrained',
                                   figsize=(2.6 * len(chosen) + 0.6, 2.9))
     extent = extent_of(mixture)
     for panel, moment in zip(panels[0], chosen):
-        logits = album['logits'][moment]
+        logits = album['logits'][moment].astype(float)
         # Of a relativistic discriminator only differences mean something.
         logits = logits - np.median(logits)
         scale = max(float(np.quantile(np.abs(logits), 0.98)), 1e-6)
@@ -204,8 +207,8 @@ def animate(file: Path, album: dict, arm: Arm, data: str) -> None:
         return dots,
 
     # The end is held for a while.
-    frames = [*range(len(album['points'])), *[len(album['points']) - 1] * 4]
-    FuncAnimation(figure, show, frames=frames).save(file, writer=PillowWriter(fps=4))
+    frames = [*range(len(album['points'])), *[len(album['points']) - 1] * 9]
+    FuncAnimation(figure, show, frames=frames).save(file, writer=PillowWriter(fps=6))
     plt.close(figure)
 
 

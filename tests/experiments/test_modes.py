@@ -227,12 +227,12 @@ def plan(tmp_path):
 def test_rows_of_a_moment_do_not_depend_on_the_others(plan, as_people_run_it):
     budget = 20 * arms.flops(ARM, plan().setting, mixtures.ring())
     once = modes.train(plan('--equal_iterations=7'), 'ring', ARM, [0, 1], budget)
-    again = modes.train(plan('--equal_iterations=30'), 'ring', ARM, [0, 1], budget)
+    again = modes.train(plan('--equal_iterations=26'), 'ring', ARM, [0, 1], budget)
     kept, same = (table.select(rows, at='flops') for rows in (once, again))
     assert kept == same and len(kept) == 4 and kept[0].iterations == 20
     assert {row.iterations for row in table.select(once, at='iterations')} == {7}
     album = np.load(plan().folder / 'pictures/ring_non_saturating_none_1to1.npz')
-    assert album['iterations'][-1] == 20 and (np.diff(album['iterations']) > 0).all()
+    assert album['iterations'].tolist() == list(range(21))
     assert album['logits'].shape[1:] == (64, 64)
 
 
