@@ -33,7 +33,7 @@ class Mixture(NamedTuple):
       std: of every mode in every direction.
     """
 
-    centres: np.ndarray
+    centres: np.ndarray | jax.Array
     std: float
 
 
