@@ -8,8 +8,8 @@ a block moves when not by optax), `cdgm.games`, `cdgm.transforms` (of optax's ki
 """
 
 from cdgm import (
-    audio, blocks, data, games, layers, losses, metrics, models, moves, reuse,
-    schedules, selection, transforms)
+    audio, blocks, data, diagnosis, games, layers, losses, metrics, models, moves,
+    reuse, schedules, selection, transforms)
 from cdgm._explain import Explanation, Memory, explain, memory
 from cdgm.blocks import label
 from cdgm.descent import (
@@ -24,7 +24,7 @@ __version__ = '0.1.0'
 __all__ = [
     'Block', 'CoordinateDescentState', 'Descent', 'DescentState', 'Explanation',
     'Finding', 'LossFn', 'Memory', 'Schedule', 'StepInfo', 'audio', 'block_descent',
-    'blocks', 'coordinate_descent', 'cyclic', 'data', 'diagnose', 'drive', 'explain',
-    'games', 'label', 'layers', 'losses', 'memory', 'metrics', 'models', 'moves',
-    'phases', 'reuse', 'schedules', 'selection', 'sequence', 'shuffled', 'transforms',
-    'uniform']
+    'blocks', 'coordinate_descent', 'cyclic', 'data', 'diagnose', 'diagnosis', 'drive',
+    'explain', 'games', 'label', 'layers', 'losses', 'memory', 'metrics', 'models',
+    'moves', 'phases', 'reuse', 'schedules', 'selection', 'sequence', 'shuffled',
+    'transforms', 'uniform']

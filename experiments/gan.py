@@ -28,7 +28,7 @@ from absl import flags
 import cdgm
 from cdgm import losses, metrics, models
 from cdgm.data import Dataset
-from experiments import gan_scores
+from experiments import gan_doctor, gan_scores
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
@@ -163,6 +163,8 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
 
     def draw(folder, params, *state):
         figures.grid(folder / 'samples.png', generate(params, *state))
+        gan_doctor.write(folder, game, params, *state, batch=jax.tree.map(
+            lambda x: x[:values.batch_size], examples))
         gan_scores.draw_training(folder)
         if judge is not None:
             many = _latents(values, values.samples)
@@ -170,9 +172,10 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
                 'samples': jax.jit(sample)(params, state, many)}, asked(len(many)))
 
     images = jnp.asarray(data.train.examples)
+    examples = (images, jnp.asarray(labels)) if classes else images
     return Task(
         init=model.init, descent=descent, order=_order(values),
-        examples=(images, jnp.asarray(labels)) if classes else images,
+        examples=examples,
         prepare=lambda images, key: images, evaluate=evaluate, draw=draw,
         batch_size=values.batch_size, fresh=values.fresh_minibatches,
         model_state=model_state if game.stateful else None, snapshot=snapshot)
@@ -284,7 +287,8 @@ EXPERIMENT = Experiment(
             'coverage': 'higher', 'inception_score': 'higher'},
     define_flags, traced, hyper, task,
     {'samples.png': 'Samples', 'training.gif': 'Samples of one noise over the training',
-     'training.png': 'The same, a row an evaluation', 'scores.txt': 'Scores'})
+     'training.png': 'The same, a row an evaluation', 'scores.txt': 'Scores',
+     'doctor.txt': 'What the doctor says'})
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':

@@ -71,6 +71,8 @@ class GanGame(NamedTuple):
         shapes and types alone, as of `jax.eval_shape`. None if not stateful.
       averaged: (params, model_state) -> params with the generator's average in its
         place, as soon as there is one.
+      logits: (params, model_state, batch, key) -> logits of the real and of as many
+        fake examples, float[B / m] each, as a discriminator's step has them.
       sample: (params, model_state, latent, labels=None) -> examples, by the average,
         and of nets with a state by their running statistics.
     """
@@ -79,6 +81,7 @@ class GanGame(NamedTuple):
     stateful: bool
     model_state: Callable[[Any, jax.Array], Any]
     averaged: Callable[[Any, Any], Any]
+    logits: Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, jax.Array]]
     sample: Callable[..., jax.Array]
 
 
@@ -193,6 +196,8 @@ def gan_game(
          'generator': _block_loss(game, _generator)},
         game.stateful, lambda params, key: _model_state(game, params, key),
         lambda params, state: _averaged(game, params, state),
+        lambda params, state, batch, key: _logits(game, params, state or {}, batch,
+                                                  key),
         lambda params, state, latent, labels=None: _sample(
             game, params, state, latent, labels))
 
@@ -350,6 +355,14 @@ def _generator(game: _Game, params, state: Mapping[str, Any], batch, key):
                  'weight': game.average * state['weight'] + (1 - game.average)}
     return value, (GeneratorTerms(jnp.mean(widen(fake_logits))),
                    _remember(game, state, nets, 'discriminator'))
+
+
+def _logits(game: _Game, params, state: Mapping[str, Any], batch, key):
+    """Logits of a minibatch and of as many fakes."""
+    shown, _ = _show(game, params, state, batch, key, _own_key(game, state, key),
+                     'generator')
+    real_logits, nets = shown.ask(shown.real, shown.nets)
+    return real_logits, shown.ask(shown.fake, nets)[0]
 
 
 def _show(game: _Game, params, state, batch, key, latent_key, frozen: str

@@ -42,7 +42,7 @@ def test_folder(alternating):
     assert {path.name for path in alternating.iterdir()} - {'uncommitted.diff'} == {
         'flags.txt', 'manifest.json', 'attempts.jsonl', 'lock', 'metrics.jsonl',
         'checkpoints', 'snapshots', 'params.npz', 'samples.png', 'training.png',
-        'training.gif', 'loss.png'}
+        'training.gif', 'loss.png', 'doctor.txt'}
 
 
 def test_rows(alternating):
