@@ -46,6 +46,7 @@ def test_moons_lie_where_those_of_sklearn_do(key):
                                    [arc.min(0), arc.max(0)], atol=0.01)
 
 
+@pytest.mark.thorough
 def test_a_fixed_set_is_the_same_at_every_call():
     first, second = (mixtures.mixture_dataset('ring', mixtures.ring(), 50, 20)
                      for _ in range(2))

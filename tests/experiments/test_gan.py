@@ -77,6 +77,7 @@ def test_params_are_those_of_the_last_evaluation(alternating):
                                rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_simultaneous(run):
     folder = run('gan', *TINY, '--order=simultaneous', '--loss=least_squares')
     rows = read_rows(folder)
@@ -101,6 +102,7 @@ def test_snapshots_are_samples_of_one_noise(alternating):
         assert picture.n_frames == 3
 
 
+@pytest.mark.thorough
 def test_all_settings_at_once(run):
     folder = run('gan', *TINY[:-1], '--loss=relativistic', '--r1=1', '--r2=2',
                  '--lazy=2', '--spectral_norm=1', '--packing=2', '--instance_noise=0.1',
@@ -177,6 +179,7 @@ def test_settings_that_do_not_go_together_are_one_line(arguments, line):
     assert re.search(line, message), message
 
 
+@pytest.mark.thorough
 def test_data_that_do_not_go_with_the_settings_are_one_line():
     assert 'reach from 0 to 255, and the generator makes numbers from 0 to 1' in fail(
         change=in_bytes)

@@ -171,6 +171,7 @@ def test_a_table_goes_on_where_it_was(tmp_path):
 
 @pytest.mark.parametrize('order, updates', [
     ('5:1', (5, 1)), ('1:2', (1, 2)), ('extragradient', (1, 1))])
+@pytest.mark.sample(1)
 def test_an_iteration_moves_the_players_as_the_order_says(order, updates, key):
     arm = ARM._replace(order=order, packing=2)
     mixture = mixtures.ring()
@@ -200,6 +201,7 @@ def test_the_rate_falls_to_zero_on_a_branch_and_not_on_the_trunk():
             ).all()
 
 
+@pytest.mark.thorough
 def test_samples_are_judged_seed_by_seed(key, as_people_run_it):
     mixture = mixtures.ring()
     perfect = mixtures.draw(mixture, key, 200)[0]
@@ -224,6 +226,7 @@ def plan(tmp_path):
     return plan
 
 
+@pytest.mark.thorough
 def test_rows_of_a_moment_do_not_depend_on_the_others(plan, as_people_run_it):
     budget = 20 * arms.flops(ARM, plan().setting, mixtures.ring())
     once = modes.train(plan('--equal_iterations=7'), 'ring', ARM, [0, 1], budget)

@@ -42,6 +42,7 @@ def test_a_mode_is_the_classes_of_the_channels_in_order():
     assert stacked.modes_of(judge_of_means(), images).tolist() == [309, 991]
 
 
+@pytest.mark.thorough
 def test_rows_are_of_the_generators_average(folder):
     row = read_rows(folder)[-1]['test']
     assert set(row) == {'reverse_kl', 'modes'}
@@ -58,11 +59,13 @@ def test_rows_are_of_the_generators_average(folder):
     assert by_classifier['modes'] == pytest.approx(by_label['modes'], abs=15)
 
 
+@pytest.mark.thorough
 def test_folder(folder):
     files = {path.name for path in folder.iterdir()}
     assert files >= {*stacked.EXPERIMENT.artifacts, 'scores.json'}
 
 
+@pytest.mark.thorough
 def test_a_run_is_a_loop_of_cycles_over_stacks(folder):
     """What the harness trains: three digits a stack, the game of the flags."""
     params = jax.tree.map(lambda x: x[0], load_params(folder))

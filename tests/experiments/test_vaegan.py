@@ -26,6 +26,7 @@ def parsed(*arguments):
     return cli.parse(vaegan.define_flags, arguments)
 
 
+@pytest.mark.thorough
 def test_three_blocks_descend_three_losses(folder):
     rows = read_rows(folder)
     # The three share the minibatch of a cycle: 1437 images hold 22 of 64.
@@ -38,6 +39,7 @@ def test_three_blocks_descend_three_losses(folder):
                                beta * terms['kl'] + terms['likeness'], rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_scores_are_of_the_last_parameters(folder):
     scores = json.loads((folder / 'scores.json').read_text())['rows']
     assert set(scores) == {'real, test split', 'Gaussian mixture', 'samples',
@@ -80,6 +82,7 @@ def test_blocks_of_each_model(name, flags, order):
     assert [x.shape for x in shapes] == [()] * len(made)
 
 
+@pytest.mark.thorough
 def test_the_vae_is_that_of_its_decoders_logits():
     model = models.vaegan((4, 4, 1), 2, (3,), 4)
     images = jax.random.uniform(jax.random.key(1), (5, 4, 4, 1))

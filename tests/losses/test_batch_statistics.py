@@ -30,6 +30,7 @@ def _players(model):
     return {'discriminator': of_discriminator, 'generator': of_generator}
 
 
+@pytest.mark.thorough
 def test_a_cycle_with_batch_statistics_is_a_loop_of_optax():
     """Parameters and running statistics, of two cycles, the frozen net's kept out."""
     model = models.dcgan((8, 8, 1), LATENT, (4, 3), (3, 4), normalisation='batch')

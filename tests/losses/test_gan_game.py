@@ -138,6 +138,7 @@ def test_five_to_one_with_wgan_gp():
                      keys)[-1])
 
 
+@pytest.mark.thorough
 def test_simultaneous_non_saturating():
     params, batches, keys = start()
     game = gan_game(generate, discriminate, LATENT, losses.non_saturating)
@@ -145,6 +146,7 @@ def test_simultaneous_non_saturating():
     close(got, plain(CLASSIC, '.' * 5, params, batches, keys)[-1])
 
 
+@pytest.mark.thorough
 def test_one_to_two_with_shared_noise():
     """PacGAN's: the generator moves twice on the latents of the other's step."""
     params, batches, keys = start()
@@ -155,6 +157,7 @@ def test_one_to_two_with_shared_noise():
     close(got, plain(CLASSIC, 'dgg' * 3, params, batches, of_round)[-1])
 
 
+@pytest.mark.thorough
 def test_fresh_noise_on_one_key():
     params, batches, keys = start()
     one = jnp.broadcast_to(keys[0], (6,))
@@ -203,6 +206,7 @@ def test_lazy_r1():
     assert int(state['discriminator_steps']) == 7
 
 
+@pytest.mark.thorough
 def test_a_lazy_penalty_is_skipped_side_by_side_too():
     params, batches, keys = start()
     game = gan_game(generate, discriminate, LATENT, losses.non_saturating,
@@ -219,6 +223,7 @@ def test_a_lazy_penalty_is_skipped_side_by_side_too():
     assert np.ptp(jax.vmap(loss)(steps)) > 0.1
 
 
+@pytest.mark.thorough
 def test_spectral_norm():
     params, batches, keys = start()
     game = gan_game(generate, discriminate, LATENT, losses.hinge, spectral_norm=1)
@@ -247,6 +252,7 @@ def test_spectral_norm():
     assert np.linalg.norm(state['spectral'][0]) == pytest.approx(1)
 
 
+@pytest.mark.thorough
 def test_packing_of_two():
     params, batches, keys = start(packing=2)
 
@@ -265,6 +271,7 @@ def test_packing_of_two():
     close(got, plain(forgetful(d=d_loss, g=g_loss), 'dgdg', params, batches, keys)[-1])
 
 
+@pytest.mark.thorough
 def test_average_in_generator_steps():
     params, batches, keys = start()
     game = gan_game(generate, discriminate, LATENT, losses.non_saturating, average=0.8)

@@ -54,6 +54,7 @@ def test_the_data_themselves_are_within_three_deviations_as_often_as_rayleigh_sa
     assert 0 < error < 1e-3
 
 
+@pytest.mark.thorough
 def test_errors_are_those_of_drawing_the_samples_again(key):
     """Against many independent draws of a generator that favours some modes."""
     rng, number = np.random.default_rng(20), 300

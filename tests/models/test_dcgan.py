@@ -42,6 +42,7 @@ def plain(model, params):
 
 
 @pytest.mark.parametrize('normalisation', models.NORMALISATIONS)
+@pytest.mark.sample(1)
 def test_shapes_and_what_an_image_depends_on(normalisation):
     model, params = built(normalisation)
     assert sorted(params) == ['discriminator', 'generator']
@@ -69,6 +70,7 @@ def test_groups_normalise_each_image():
                                model.generate(params, latent), atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_running_statistics_are_those_of_the_minibatch():
     model, params = built('batch', blocks=0)
     nets = model.nets_state(jax.random.key(1))
@@ -91,6 +93,7 @@ def test_running_statistics_are_those_of_the_minibatch():
     jax.tree.map(np.testing.assert_array_equal, unmoved, moved)
 
 
+@pytest.mark.thorough
 def test_residual_blocks_start_as_the_identity():
     with_blocks, without = (compiled(models.dcgan(
         (8, 8, 1), LATENT, (4, 3), (3, 4), blocks=blocks)) for blocks in (2, 0))
