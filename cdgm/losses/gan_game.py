@@ -71,8 +71,9 @@ class GanGame(NamedTuple):
         shapes and types alone, as of `jax.eval_shape`. None if not stateful.
       averaged: (params, model_state) -> params with the generator's average in its
         place, as soon as there is one.
-      sample: (params, model_state, latent, labels=None) -> examples, by the average,
-        and of nets with a state by their running statistics.
+      sample: (params, model_state, latent, labels=None, average=True) -> examples, by
+        the average if there is one, and of nets with a state by their running
+        statistics.
     """
 
     losses: dict[str, Callable[..., Any]]
@@ -193,8 +194,8 @@ def gan_game(
          'generator': _block_loss(game, _generator)},
         game.stateful, lambda params, key: _model_state(game, params, key),
         lambda params, state: _averaged(game, params, state),
-        lambda params, state, latent, labels=None: _sample(
-            game, params, state, latent, labels))
+        lambda params, state, latent, labels=None, average=True: _sample(
+            game, params, state, latent, labels, average))
 
 
 def unsuited(loss: GanLoss, penalties: Sequence[Penalty] = (), *,
@@ -504,10 +505,11 @@ def _averaged(game: _Game, params, state):
         params['generator'])}
 
 
-def _sample(game: _Game, params, state, latent, labels):
+def _sample(game: _Game, params, state, latent, labels, average: bool):
     nets = (state or {}).get('nets')
-    return _call(game, game.generate, _averaged(game, params, state), nets, latent,
-                 labels, train=False)[0]
+    if average:
+        params = _averaged(game, params, state)
+    return _call(game, game.generate, params, nets, latent, labels, train=False)[0]
 
 
 def _given(amount) -> bool:
