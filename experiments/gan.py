@@ -149,9 +149,9 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     def asked(count):
         return jnp.arange(count) % classes if classes else None
 
-    def sample(params, state, latent):
+    def sample(params, state, latent, average=True):
         return game.sample(params, state[0] if state else None, latent,
-                           asked(len(latent)))
+                           asked(len(latent)), average=average)
 
     evaluate, judge = _evaluation(values, data, sample)
     latent = _latents(values, _SAMPLES)
@@ -168,8 +168,11 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         gan_scores.draw_training(folder)
         if judge is not None:
             many = _latents(values, values.samples)
-            gan_scores.write_judgement(folder, judge, data, {
-                'samples': jax.jit(sample)(params, state, many)}, asked(len(many)))
+            made = {'samples': jax.jit(sample)(params, state, many)}
+            if values.average is not None:
+                made['without the average'] = jax.jit(partial(
+                    sample, average=False))(params, state, many)
+            gan_scores.write_judgement(folder, judge, data, made, asked(len(many)))
 
     images = jnp.asarray(data.train.examples)
     examples = (images, jnp.asarray(labels)) if classes else images

@@ -73,8 +73,9 @@ class GanGame(NamedTuple):
         place, as soon as there is one.
       logits: (params, model_state, batch, key) -> logits of the real and of as many
         fake examples, float[B / m] each, as a discriminator's step has them.
-      sample: (params, model_state, latent, labels=None) -> examples, by the average,
-        and of nets with a state by their running statistics.
+      sample: (params, model_state, latent, labels=None, average=True) -> examples, by
+        the average if there is one, and of nets with a state by their running
+        statistics.
     """
 
     losses: dict[str, Callable[..., Any]]
@@ -198,8 +199,8 @@ def gan_game(
         lambda params, state: _averaged(game, params, state),
         lambda params, state, batch, key: _logits(game, params, state or {}, batch,
                                                   key),
-        lambda params, state, latent, labels=None: _sample(
-            game, params, state, latent, labels))
+        lambda params, state, latent, labels=None, average=True: _sample(
+            game, params, state, latent, labels, average))
 
 
 def unsuited(loss: GanLoss, penalties: Sequence[Penalty] = (), *,
@@ -517,10 +518,11 @@ def _averaged(game: _Game, params, state):
         params['generator'])}
 
 
-def _sample(game: _Game, params, state, latent, labels):
+def _sample(game: _Game, params, state, latent, labels, average: bool):
     nets = (state or {}).get('nets')
-    return _call(game, game.generate, _averaged(game, params, state), nets, latent,
-                 labels, train=False)[0]
+    if average:
+        params = _averaged(game, params, state)
+    return _call(game, game.generate, params, nets, latent, labels, train=False)[0]
 
 
 def _given(amount) -> bool:

@@ -288,6 +288,7 @@ def test_average_in_generator_steps():
     close(average['discriminator'], places[-1]['discriminator'])
     latent = jax.random.normal(keys[0], (4, LATENT))
     close(game.sample(got, state, latent), generate(average, latent))
+    close(game.sample(got, state, latent, average=False), generate(got, latent))
 
 
 def test_instance_noise_is_added_to_both_kinds_of_points():
