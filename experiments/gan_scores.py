@@ -41,15 +41,18 @@ def image_judge(data: Dataset, samples: int, epochs: int | None, least: float | 
     if data.train.labels is None or data.test.labels is None:
         raise SettingError(f'--samples={samples} are judged by a classifier, and '
                            f'--dataset={data.name} has no classes; leave the flag out.')
-    if samples < len(data.test.examples):
-        raise SettingError(
-            f'--samples={samples} are fewer than the {len(data.test.examples)} test '
-            'images that they are compared with; give at least as many.')
     train, test = (Images(jnp.asarray(split.examples), jnp.asarray(split.labels))
                    for split in (data.train, data.test))
-    return trained_judge(
+    judge = trained_judge(
         data, train, test, made_of='images', least=_LEAST if least is None else least,
         epochs=epochs or max(1, min(_MOST_EPOCHS, _EXAMPLES // len(train.images))))
+    features = judge.test.features.shape[1]
+    if not features < samples <= len(train.images):
+        raise SettingError(
+            f'--samples={samples}: a Fréchet distance of {features} features wants '
+            f'more than {features}, and density and coverage as many real images, of '
+            f'which there are {len(train.images)}; give a number between.')
+    return judge
 
 
 def write_judgement(folder: Path, judge: Judge, data: Dataset,
@@ -64,7 +67,9 @@ def write_judgement(folder: Path, judge: Judge, data: Dataset,
       labels: int32[M], what was asked for, or None.
     """
     count = max(map(len, samples.values()))
-    rows = {'real, test split': judge.scores(jnp.asarray(data.test.examples)),
+    # As many as there are samples: the distances depend on the number.
+    real = np.random.RandomState(0).permutation(len(data.test.examples))[:count]
+    rows = {'real, test split': judge.scores(jnp.asarray(data.test.examples[real])),
             'Gaussian mixture': judge.scores(mixture_samples(
                 data.train.examples, count)),
             **{name: judge.scores(images, labels) for name, images in samples.items()}}

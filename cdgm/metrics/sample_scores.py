@@ -74,9 +74,14 @@ def evaluate_samples(samples: Judged, train: Judged, test: Judged, *,
       examples.
 
     Raises:
-      ValueError: the classifier did not learn.
+      ValueError: the classifier did not learn, or there are fewer samples than test
+        examples, or not more than neighbours.
     """
     check_learnt(test, least)
+    if len(samples.points) < len(test.points):
+        raise ValueError(f'there are {len(samples.points)} samples and '
+                         f'{len(test.points)} test examples, and both are compared in '
+                         'equal numbers; give as many samples, or fewer test examples.')
     return sample_scores(samples, train, neighbours=neighbours, equal=len(test.points))
 
 

@@ -175,6 +175,12 @@ def test_a_classifier_that_did_not_learn_is_refused(judged):
         metrics.evaluate_samples(blind, judged['train'], blind)
 
 
+def test_too_few_samples_are_refused(judged):
+    few = jax.tree.map(lambda x: x[:80], judged['test'])
+    with pytest.raises(ValueError, match='there are 80 samples and 90 test examples'):
+        metrics.evaluate_samples(few, judged['train'], judged['test'])
+
+
 def test_too_few_examples_to_train_on():
     with pytest.raises(ValueError, match='3 examples and a batch is 64'):
         metrics.train_classifier(lambda key: {}, lambda params, x: x, jnp.zeros((3, 2)),

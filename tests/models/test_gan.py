@@ -83,3 +83,12 @@ def test_each_function_reads_its_own_block(fill):
 def test_a_vector_is_not_an_image():
     with pytest.raises(ValueError, match=r'image_shape is \(784,\)'):
         gan((784,))
+
+
+def test_a_discriminator_of_packs_reads_their_channels():
+    model = gan((8, 8, 1), 2, (4,), (2,), packing=3)
+    params = model.init(jax.random.key(0))
+    assert model.generate(params, jnp.zeros((2, 2))).shape == (2, 8, 8, 1)
+    assert model.discriminate(params, jnp.zeros((5, 8, 8, 3))).shape == (5,)
+    with pytest.raises(ValueError, match='images are packed as channels'):
+        gan((8, 8), packing=2)

@@ -18,6 +18,7 @@ COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
 # Approximate width of a grid of images.
 _GRID_PIXELS = 480
+_FRAME_PIXELS = 160  # of an animation, whose frames add up
 
 plt.rcParams.update({
     'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
@@ -50,7 +51,7 @@ def animation(path: Path, frames, columns: int = 8, seconds: float = 0.4) -> Non
       columns: images in a row.
       seconds: that each is shown; the last one four times as long.
     """
-    sheets = [np.round(255 * _sheet(images, columns)).astype(np.uint8)
+    sheets = [np.round(255 * _sheet(images, columns, _FRAME_PIXELS)).astype(np.uint8)
               for images in frames]
     # As in a grid, ink is dark; 16 levels of grey make a third of the file.
     pictures = [Image.fromarray(sheet) if sheet.shape[-1] == 3 else
@@ -61,8 +62,8 @@ def animation(path: Path, frames, columns: int = 8, seconds: float = 0.4) -> Non
                      loop=0)
 
 
-def _sheet(images, columns: int) -> np.ndarray:
-    """Images side by side, float[rows, columns, 1 or 3] of pixels."""
+def _sheet(images, columns: int, pixels: int = _GRID_PIXELS) -> np.ndarray:
+    """Images side by side, about so many pixels wide, float[rows, columns, 1 or 3]."""
     images = np.clip(np.asarray(images, float), 0, 1)
     if images.ndim == 3:
         images = images[..., None]
@@ -79,7 +80,7 @@ def _sheet(images, columns: int) -> np.ndarray:
                    constant_values=0.5)
     sheet = tiles.transpose(0, 2, 1, 3, 4).reshape(
         rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
-    scale = max(_GRID_PIXELS // sheet.shape[1], 1)
+    scale = max(pixels // sheet.shape[1], 1)
     return np.kron(sheet, np.ones((scale, scale, 1)))
 
 

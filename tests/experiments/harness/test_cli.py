@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -167,3 +168,11 @@ def test_extras_not_installed():
 def test_importing_the_package_ends_nothing():
     done = python('-c', 'import sys; sys.modules["pooch"] = None; import experiments')
     assert done.returncode == 0 and done.stderr == ''
+
+
+def test_a_warning_is_one_line(monkeypatch):
+    monkeypatch.setattr(warnings, 'formatwarning', warnings.formatwarning)  # put back
+    lines = []
+    cli.run(lambda values: None, lambda values: lines.append(warnings.formatwarning(
+        UserWarning('nothing keeps it'), UserWarning, 'gan.py', 1)), '', [])
+    assert lines == ['warning: nothing keeps it\n']

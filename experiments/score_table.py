@@ -1,29 +1,35 @@
 """Print what became of runs as tables, one an order, the mean over seeds.
 
-    python -m experiments.sound.table results/audio/vae-*     # that of docs/sound.md
-    python -m experiments.sound.table runs/audio_gan/audio-*
+    python -m experiments.score_table results/audio/vae-*     # that of docs/sound.md
+    python -m experiments.score_table --csv=scores.csv runs/gan_orders/gan-*
 """
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from experiments.harness.report.compare import mean_error
+from experiments.harness.report.compare import mean_error, over_seeds
+from experiments.harness.report.csv_file import write_csv
 from experiments.harness.runs.run_folder import read_rows
 
 # What is shown of each kind of samples, and with how many digits.
-_SCORES = {'accuracy': 3, 'inception_score': 2, 'frechet': 1, 'density': 2,
-           'coverage': 2, 'nearest_median': 2}
+_SCORES = {'accuracy': 3, 'inception_score': 2, 'frechet': 1, 'frechet_equal': 1,
+           'density': 2, 'coverage': 2, 'nearest_median': 2}
 _TESTED = {'neg_elbo': 1, 'bits_per_pixel': 3, 'kl': 1, 'reconstruction_db': 2,
            'reconstruction_accuracy': 3, 'prior_accuracy': 3, 'accuracy': 3,
-           'inception_score': 2, 'frechet': 1, 'coverage': 2}
+           'inception_score': 2, 'frechet': 1, 'density': 2, 'coverage': 2}
 
 
-def main(paths: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Print what was measured on the way, then what was judged at the end."""
+    files = [word.removeprefix('--csv=') for word in arguments
+             if word.startswith('--csv=')]
+    paths = [word for word in arguments if not word.startswith('--csv=')]
+    judged: list[Sequence[Any]] = []
     runs: dict[str, list[Path]] = {}
     for path in map(Path, paths):
         runs.setdefault(_order(path), []).append(path)
@@ -40,13 +46,26 @@ def main(paths: Sequence[str]) -> None:
         if scores:  # there are none of a run that has not ended
             _print([_line(name, _SCORES, [each[name] for each in scores])
                     for name in scores[0]], _SCORES)
+            judged += _records(order, scores)
+    for file in files:
+        write_csv(Path(file), ('order', 'images', 'score', 'mean', 'error', 'seeds'),
+                  judged)
+
+
+def _records(order: str, scores: Sequence[Mapping[str, Mapping[str, float]]]
+             ) -> list[Sequence[Any]]:
+    """Mean and standard error of every score, a row each."""
+    return [(order, name, score, *map(float, over_seeds([each[name][score]
+                                                         for each in scores])),
+             len(scores))
+            for name in scores[0] for score in scores[0][name]]
 
 
 def _order(path: Path) -> str:
-    """The order of a run, or the model whose default it is."""
+    """The order of a run, with the model where it has a choice."""
     flags = dict(line.removeprefix('--').partition('=')[::2]
                  for line in (path / 'flags.txt').read_text().splitlines())
-    return f'{flags.get("model", "vae")} {flags.get("order", "")}'.strip()
+    return f'{flags.get("model", "")} {flags.get("order", "")}'.strip()
 
 
 def _line(name: str, columns: Mapping[str, int], rows: Sequence[Mapping[str, float]]
