@@ -36,7 +36,7 @@ from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
 from experiments.harness.task import Experiment, Task
-from experiments.judge import Judge
+from experiments.judge import Images, Judge, trained_judge
 from experiments.scores import write_scores
 
 _CHANNELS, _BETA2, _CHUNK = 3, 0.99, 256
@@ -45,7 +45,8 @@ _CHANNELS, _BETA2, _CHUNK = 3, 0.99, 256
 _DEFAULTS = {
     'dataset': 'stacked_digits', 'batch_size': 384, 'epochs': 5000., 'evaluations': 10,
     'learning_rate': '3e-3', 'beta1': 0., 'latent': 64, 'loss': 'relativistic',
-    'r1': 0.1, 'r2': 0.1, 'average': 0.999, 'samples': 25_600}
+    'r1': 0.1, 'r2': 0.1, 'average': 0.999, 'samples': 25_600,
+    'classifier_accuracy': 0.95}
 
 # Of the perceptrons, both, and of the dcgan.
 _WIDTHS = (256, 256)
@@ -96,10 +97,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     """The nets, the losses of the players, and how modes are counted."""
     gan.check_settings(values, data)
     model = nets(values, (*data.train.examples.shape[1:3], _CHANNELS))
-    judge = gan_scores.image_judge(
-        data, values.samples,
-        values.classifier_epochs or max(_SHOWN // len(data.train.examples), 1),
-        values.classifier_accuracy)
+    judge = _judge(values, data)
     order, game = _order(values), gan.play(values, model, gan.hyper(values))
     cycles = training_flags.read_cycles(values, len(data.train.examples))
 
@@ -134,6 +132,15 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
             values, data, judge, jax.jit(partial(sample, params, state)), folder),
         batch_size=values.batch_size, fresh=values.fresh_minibatches,
         model_state=model_state if game.stateful else None, snapshot=snapshot)
+
+
+def _judge(values: flags.FlagValues, data: Dataset) -> Judge:
+    """Train the classifier of single digits, or take it from the cache."""
+    train, test = (Images(jnp.asarray(split.examples), jnp.asarray(split.labels))
+                   for split in (data.train, data.test))
+    return trained_judge(
+        data, train, test, made_of='images', least=values.classifier_accuracy,
+        epochs=values.classifier_epochs or max(_SHOWN // len(train.images), 1))
 
 
 def nets(values: flags.FlagValues, shape: tuple[int, ...]) -> Any:
