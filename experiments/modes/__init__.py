@@ -1,6 +1,6 @@
 """Mode collapse in the plane: how much of it is the order of the updates?
 
-    ./launch.sh modes                       # ring, 24 arms, 3 seeds: minutes
+    ./launch.sh modes                       # ring, 16 arms, 3 seeds: 5 minutes
     ./launch.sh modes --preset=best         # one arm, 10 seeds, ring and grid
     ./launch.sh modes --preset=table        # the whole table of docs/gan.md
     ./launch.sh modes --losses=hinge --orders=1:1 --orders=5:1 --seeds=2

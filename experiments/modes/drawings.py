@@ -62,7 +62,8 @@ def extent_of(mixture: mixtures.Mixture) -> float:
 def draw(folder: Path, rows: Sequence[Row]) -> None:
     """Write the figures of a table, each mixture's apart."""
     for data in dict.fromkeys(row.data for row in rows):
-        mine = table.select(rows, data=data, at='flops', generator='average')
+        # An average of the generator lags where the generator moved seldom.
+        mine = table.select(rows, data=data, at='flops', generator='last')
         heat_map(folder / f'{data}_heat_map.png', mine, data)
         albums = {arm: np.load(file) for arm in dict.fromkeys(row.arm for row in mine)
                   if (file := folder / 'pictures' / f'{data}_{arm.name}.npz').exists()}
@@ -233,5 +234,5 @@ def _frame(panel, mixture: mixtures.Mixture, centres: str | None = None) -> None
 def _save(figure, file: Path) -> None:
     figure.savefig(file, dpi=110)
     plt.close(figure)
-    # 64 colours take a third of the space, and results are in the repository.
-    Image.open(file).convert('RGB').quantize(64).save(file, optimize=True)
+    # A palette takes a third of the space, and results are in the repository.
+    Image.open(file).convert('RGB').quantize(256).save(file, optimize=True)
