@@ -11,9 +11,9 @@ The discriminator and the generator have opposed losses, each a block with its o
 of beta1 = 0.5 (Radford et al. 2016). R1 (Mescheder et al. 2018) keeps the discriminator
 smooth, without which these nets, having no normalisation, collapse to one image;
 --r1=0 shows it. Every update draws a minibatch and noise of its own, unless
---nofresh_minibatches; what else papers leave open are flags, see `losses.gan_game`.
 --nofresh_minibatches; what else papers leave open is a flag, see `losses.gan_game`.
-real images and a Gaussian mixture's, in scores.txt at the end.
+With --samples, a classifier judges so many of them, beside real images and those of a
+Gaussian mixture, in scores.txt at the end; doctor.txt says what ails the game.
 """
 
 from functools import partial

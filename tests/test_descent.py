@@ -295,6 +295,7 @@ def test_guarantee_5_the_same_code_trains_any_pytree(net, loss_curve):
     np.testing.assert_allclose(losses, loss_curve(tuple_net), 1e-12)
 
 
+@pytest.mark.thorough
 def test_guarantee_6_two_learning_rates_share_one_executable(params, batches, keys):
     @jax.jit
     def built_inside(learning_rate):

@@ -41,6 +41,7 @@ def test_nothing_is_found_in_a_healthy_model(healthy):
     assert ailments(healthy | own) == []
 
 
+@pytest.mark.thorough
 def test_a_collapsed_posterior():
     def prior(params, x):
         return (jnp.zeros((len(x), 3)),) * 2

@@ -39,7 +39,7 @@ def number(label, text):
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-@pytest.mark.sample(1)
+@pytest.mark.thorough
 def test_runs(name, tmp_path):
     done = run(EXAMPLES[name], tmp_path)
     assert not done.returncode, done.stderr

@@ -133,6 +133,7 @@ def test_a_visit_moves_the_layers_as_optax_would(leaves, size, params, batches, 
     assert program._cache_size() == of_family._cache_size() == 1
 
 
+@pytest.mark.thorough
 def test_a_named_step_is_the_traced_one(params, batches, key):
     descent = cdgm.block_descent(whole(ephemeral=False))
     state = descent.init(params)

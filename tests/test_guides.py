@@ -22,7 +22,7 @@ def python_blocks(page):
 
 
 @pytest.mark.parametrize('name', GUIDES)
-@pytest.mark.sample(1)
+@pytest.mark.thorough
 def test_python_runs(name):
     names = {'__name__': name}
     with jax.enable_x64(False):  # as a reader has it

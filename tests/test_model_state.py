@@ -147,7 +147,7 @@ def close(one, other):
 
 
 @pytest.mark.parametrize('run', [named, traced, visits, cycles, driven])
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_equals_a_loop_by_hand(run, start):
     params, model_state, batches = start
     state = jax.jit(run)(DESCENT.init(params, model_state), batches)

@@ -174,6 +174,7 @@ def chain_loss(params, x, key):
 
 @pytest.mark.parametrize('i, first', [
     (0, 1), (7, 8), (14, 15), pytest.param(12, 4, id='one in front')])
+@pytest.mark.sample(1)
 def test_a_rider_costs_one_product(i, first):
     """In products of a layer, all layers from `first` on ride with layer i."""
     riders = dict.fromkeys(set(LAYERS[first:]) - {LAYERS[i]}, optax.sgd(0.1))

@@ -26,6 +26,7 @@ def blocks_of(schedule, steps):
 
 
 @pytest.mark.parametrize('name', ALL)
+@pytest.mark.sample(2)
 def test_vmap_scan_and_history_do_not_matter(name):
     schedule = ALL[name]
 

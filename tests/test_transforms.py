@@ -323,6 +323,7 @@ def test_what_may_be_no_moment_is_refused_by_the_name_of_its_state(rule, holder)
     (optax.inject_hyperparams(optax.adam)(0.1), ()),
     (optax.masked(optax.trace(0.9), {'w': True, 'b': False}), ()),
 ])
+@pytest.mark.sample(4)
 def test_rho_zero_leaves_no_moment_and_all_counts(rule, kept):
     """Oracle: the arrays of the state by shape; those of the parameters are moments."""
     params, seen = {'w': jnp.ones((4, 3)), 'b': jnp.ones(3)}, []

@@ -175,10 +175,9 @@ def dcgan(image_shape: Sequence[int], latent_size: int = 64,
       ValueError: image_shape is not (H, W, C), or the normalisation is unknown.
 
     >>> model = dcgan((8, 8, 3), 2, (4, 2), (2, 4), blocks=1, normalisation='group')
-    >>> params = model.init(jax.random.key(0))
-    >>> images = model.generate(params, jnp.zeros((5, 2)))
-    >>> images.shape, model.discriminate(params, images).shape
-    ((5, 8, 8, 3), (5,))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0))
+    >>> jax.eval_shape(model.generate, params, jnp.zeros((5, 2))).shape
+    (5, 8, 8, 3)
     """
     shape = sizes(image_shape)
     if normalisation not in NORMALISATIONS:

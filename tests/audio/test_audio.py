@@ -96,6 +96,7 @@ def test_a_full_scale_sine_is_zero_decibels():
     np.testing.assert_allclose(middle, [min(level, 1), level - 20 / 80, 0], atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_there_and_back():
     wave = jnp.pad(jnp.asarray(reference.wave(), float), (0, 48))
     images = audio.log_mel(jnp.stack([wave, wave / 8]))

@@ -34,6 +34,7 @@ def test_points_are_normal_about_centres_that_are_equally_likely(mixture, key):
     assert abs(stats.pearsonr(*noise.T).statistic) < 4 / np.sqrt(8000)
 
 
+@pytest.mark.thorough
 def test_moons_lie_where_those_of_sklearn_do(key):
     points, moons = map(np.asarray, mixtures.two_moons(key, 2000, std=0.))
     ours = [points[moons == moon] for moon in (0, 1)]

@@ -84,6 +84,7 @@ def test_the_page_has_a_player_and_a_picture_of_each(name, players, request):
 
 
 @pytest.mark.parametrize('name, rows', [('vae_run', 10), GAN_RUN(6)])
+@pytest.mark.thorough
 def test_scores_are_recorded(name, rows, request):
     folder = request.getfixturevalue(name)
     scores = json.loads((folder / 'scores.json').read_text())
@@ -127,6 +128,7 @@ def test_exact_sigma_is_where_the_gradient_vanishes():
     assert after < before
 
 
+@pytest.mark.thorough
 def test_the_average_of_the_generator_is_that_of_its_steps():
     model = models.conditional_gan((4, 4, 1), latent_size=2, widths=(3,), channels=(2,))
     params = model.init(jax.random.key(0))
@@ -178,6 +180,7 @@ def fail(*arguments):
     return str(caught.value)
 
 
+@pytest.mark.thorough
 def test_bad_settings_are_one_line(tmp_path):
     assert '--dataset=digits holds no sound' in fail('--dataset=digits')
     assert re.search(r'--mels: 100 mels .* filters 0 \(', fail('--mels=100'))

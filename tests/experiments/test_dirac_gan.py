@@ -68,6 +68,7 @@ def paths():
 
 
 @pytest.mark.parametrize('loss, dynamic', CELLS)
+@pytest.mark.sample(3)
 def test_paths_are_those_of_a_numpy_loop(paths, loss, dynamic):
     np.testing.assert_allclose(paths[loss, dynamic], by_hand(loss, dynamic),
                                rtol=1e-8, atol=1e-10)
@@ -93,6 +94,7 @@ def test_the_committed_table_is_what_the_command_writes(paths):
     ('minimax', 'consensus', math.hypot(1 - STEP / 4, STEP / 2)),
     ('Wasserstein', 'simultaneous', math.sqrt(1 + STEP ** 2)),
     ('critical R1', 'simultaneous', 1 - STEP / 2)])
+@pytest.mark.sample(2)
 def test_moduli_at_the_equilibrium_are_the_closed_ones(loss, dynamic, modulus):
     one_step = dirac_gan.advance(dynamic, dirac_gan.LOSSES[loss], STEP)
     matrix = jax.jit(jax.jacobian(one_step))(jnp.zeros(2))

@@ -38,6 +38,7 @@ def alternating(run):
     return run('gan', *TINY, '--seeds=2', '--order=discriminator*2,generator')
 
 
+@pytest.mark.thorough
 def test_folder(alternating):
     assert {path.name for path in alternating.iterdir()} - {'uncommitted.diff'} == {
         'flags.txt', 'manifest.json', 'attempts.jsonl', 'lock', 'metrics.jsonl',
@@ -45,6 +46,7 @@ def test_folder(alternating):
         'training.gif', 'loss.png', 'doctor.txt'}
 
 
+@pytest.mark.thorough
 def test_rows(alternating):
     rows = read_rows(alternating)
     assert [row['cycle'] for row in rows] == [0, 1, 2, 3, 4]
@@ -59,6 +61,7 @@ def test_rows(alternating):
         assert np.allclose(row['loss']['generator'], np.log(2), atol=0.2)
 
 
+@pytest.mark.thorough
 def test_params_are_those_of_the_last_evaluation(alternating):
     params = load_params(alternating)
     model = models.gan((8, 8, 1), 2, (8,), (4,))
@@ -89,6 +92,7 @@ def test_simultaneous(run):
     np.testing.assert_allclose(losses['generator'], 0.5, atol=0.2)
 
 
+@pytest.mark.thorough
 def test_snapshots_are_samples_of_one_noise(alternating):
     kept = snapshots.read(alternating)
     assert list(kept) == [0, 2, 4]
@@ -137,6 +141,7 @@ def test_dcgan_with_batch_statistics(run):
     assert abs(read_rows(folder)[-1]['loss']['discriminator'][0] - 0.405) < 0.2
 
 
+@pytest.mark.thorough
 def test_a_mixture_is_that_of_the_images():
     images = load('digits').train.examples
     drawn = gan_scores.mixture_samples(images, 2000)
@@ -189,6 +194,7 @@ def test_data_that_do_not_go_with_the_settings_are_one_line():
                                                      change=without_labels)
 
 
+@pytest.mark.thorough
 def test_a_loss_without_what_it_needs_is_warned_of():
     values = cli.parse(gan.define_flags, ['--loss=wasserstein', '--r1=0'])
     with pytest.warns(UserWarning, match='nothing keeps the Wasserstein critic'):

@@ -33,6 +33,7 @@ def joint(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_a_run_has_nats_bits_and_a_sample(joint):
     rows = [json.loads(line) for line in (
         joint / 'metrics.jsonl').read_text().splitlines()]

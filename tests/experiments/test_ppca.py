@@ -27,6 +27,7 @@ def test_exact_blocks_rise_at_every_half_step_and_end_at_the_optimum():
     np.testing.assert_allclose(models.linear_nll(path.params, X), best.nll, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_gradient_blocks_end_near_the_optimum():
     path = ppca.gradient_path(ppca.condense(X), 2, 1500, 3e-2, seed=0)
     assert 0 < path.values[-1] - models.ppca_optimum(X, 2).nll < 1e-2

@@ -127,6 +127,7 @@ def test_what_is_refused(flags, message):
     (), ('--net=reference', '--packing=2'),
     ('--net=dcgan', '--discriminator=quarter', '--packing=2'),
     ('--net=dcgan', '--normalisation=batch')])
+@pytest.mark.sample(1)
 def test_nets_of_the_flags_play(flags):
     values = parsed(*flags)
     model = stacked.nets(values, (8, 8, 3))

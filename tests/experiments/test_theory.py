@@ -35,6 +35,7 @@ def measured():
 
 
 @pytest.mark.parametrize('measure', theory.ROWS, ids=NAMES)
+@pytest.mark.sample(40)
 def test_the_row_holds(measure, measured):
     row = measured(measure)
     assert holds(row), rows.table([row])

@@ -154,6 +154,7 @@ def test_flags_reach_the_study():
 
 @pytest.mark.parametrize('name, flags', [
     ('beta', ()), ('sigma', ('--likelihood=gaussian',))])
+@pytest.mark.thorough
 def test_what_is_given_enters_the_loss(name, flags, cheap_compilation):
     """beta KL, and half the square of the error over sigma."""
     data = load('digits')

@@ -65,6 +65,7 @@ def test_scores_are_of_the_last_parameters(folder):
     ('gan', ('--order=discriminator*2,decoder',),
      ('discriminator', 'discriminator', 'decoder')),
     ('vaegan', ('--order=simultaneous',), ('simultaneous',))])
+@pytest.mark.sample(2)
 def test_blocks_of_each_model(name, flags, order):
     values = parsed(f'--model={name}', *flags)
     plan = vaegan._order(values)

@@ -170,6 +170,7 @@ PARAMS = {'generator': RNG.normal(size=(2, 5)),
 BATCH = RNG.uniform(size=(4, 5))
 
 
+@pytest.mark.thorough
 def test_losses_of_the_blocks_are_written_out(key):
     def losses(params, batch, key):
         return {name: [function(params, batch, key, **nets, loss=loss)

@@ -2,6 +2,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from cdgm.losses import spectral_norm, spectral_vectors
@@ -18,6 +19,7 @@ def test_iterations_end_at_the_largest_singular_value(key):
     assert divided['conv']['bias'] is params['conv']['bias']
 
 
+@pytest.mark.thorough
 def test_value_gradient_and_vectors_are_those_of_flax(key):
     class Layer(nn.Module):
         @nn.compact

@@ -36,6 +36,7 @@ def softplus(x):
     return np.logaddexp(0, x)
 
 
+@pytest.mark.thorough
 def test_values_by_hand(nets, params):
     key = jax.random.key(3)
 
@@ -75,7 +76,7 @@ def test_values_by_hand(nets, params):
 
 @pytest.mark.parametrize('order', [ORDER, ('simultaneous',)],
                          ids=['in turns', 'simultaneous'])
-@pytest.mark.sample(1)
+@pytest.mark.thorough
 def test_one_block_descent_is_a_loop_of_optax(nets, params, order):
     tx = optax.adam(1e-2, b1=0.5)
 

@@ -50,6 +50,7 @@ def test_frechet_distance_refuses_what_are_no_clouds(x, y):
         metrics.frechet_distance(jnp.zeros(x), jnp.zeros(y))
 
 
+@pytest.mark.thorough
 def test_inception_score():
     logits = 3 * random(5, 40, 7)
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -75,6 +76,7 @@ def prdc(real, fake, k):
 
 
 @pytest.mark.parametrize('k', [1, 5])
+@pytest.mark.thorough
 def test_precision_recall_density_coverage_are_prdcs(k):
     real, fake = random(6, 60, 8) + 100, random(7, 45, 8) * 1.2 + 100.3
     found = metrics.precision_recall_density_coverage(
@@ -145,6 +147,7 @@ def test_the_classifier_learns(judged):
     assert float(metrics.accuracy(judged['test'])) > 0.97
 
 
+@pytest.mark.thorough
 def test_scores_of_good_samples_and_of_collapsed_ones(judged):
     x, labels = clouds(jax.random.key(2), 300)
     good = metrics.evaluate_samples(judged['judge'](x, labels), judged['train'],
@@ -164,6 +167,7 @@ def test_scores_of_good_samples_and_of_collapsed_ones(judged):
     np.testing.assert_allclose(copied['nearest_median'], 0, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_samples_that_nothing_was_asked_of_have_no_accuracy(judged):
     found = metrics.evaluate_samples(judged['test']._replace(labels=None),
                                      judged['train'], judged['test'])

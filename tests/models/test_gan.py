@@ -85,6 +85,7 @@ def test_a_vector_is_not_an_image():
         gan((784,))
 
 
+@pytest.mark.thorough
 def test_a_discriminator_of_packs_reads_their_channels():
     model = gan((8, 8, 1), 2, (4,), (2,), packing=3)
     params = model.init(jax.random.key(0))

@@ -24,6 +24,7 @@ def all_log_probabilities(model, params, z):
         params, jnp.broadcast_to(z, (81, z.shape[1])), every)
 
 
+@pytest.mark.thorough
 def test_probabilities_of_all_sequences_sum_to_one(params):
     log_p = all_log_probabilities(MODEL, params, Z)
     np.testing.assert_allclose(jax.nn.logsumexp(log_p), 0, atol=1e-9)
@@ -39,6 +40,7 @@ def test_samples_are_as_frequent_as_they_are_probable(params, key):
     assert stats.chisquare(pooled[0], np.array(pooled[1]) * 20_000).pvalue > 1e-3
 
 
+@pytest.mark.thorough
 def test_only_the_tokens_within_the_length_count(params):
     x = jnp.array([[0, 2, 1, 1], [0, 2, 0, 2]]), jnp.array([2, 2])
     log_p = MODEL.log_likelihood(params, jnp.tile(Z, (2, 1)), x)
@@ -49,6 +51,7 @@ def test_only_the_tokens_within_the_length_count(params):
     assert np.any(whole[0] != whole[1])
 
 
+@pytest.mark.thorough
 def test_word_dropout_hides_what_came_before(params, key):
     x, z = jnp.array([[0, 2, 1, 1]] * 8), jnp.tile(Z, (8, 1))
     plain = MODEL.log_likelihood(params, z, x)

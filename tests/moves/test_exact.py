@@ -229,6 +229,7 @@ def test_a_bad_block_is_detected_before_training(name, key):
         check_quadratic(descent, state, batch, key, 'w')
 
 
+@pytest.mark.thorough
 def test_a_network_is_quadratic_in_its_last_layer_only(key):
     def loss(params, batch, key):
         x, y = batch

@@ -150,12 +150,14 @@ def python(*arguments):
                           env={**os.environ, 'JAX_COMPILATION_CACHE_DIR': ''})
 
 
+@pytest.mark.thorough
 def test_a_process_ends_so():
     done = python('-m', 'experiments.vae', '--order=decodr')
     assert done.returncode == errors.BAD_SETTING and done.stdout == ''
     assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
 
 
+@pytest.mark.thorough
 def test_extras_not_installed():
     done = python('-c', 'import runpy, sys; sys.modules["pooch"] = None; '
                         'runpy.run_module("experiments.vae", run_name="__main__")')

@@ -113,7 +113,7 @@ def test_equals_one_that_was_longer_from_the_start(short, from_the_start, train,
 
 
 @pytest.mark.parametrize('file', ['manifest.json', 'flags.txt', 'params.npz'])
-@pytest.mark.sample(1)
+@pytest.mark.thorough
 def test_equals_it_though_it_dies_on_the_way(file, short, from_the_start, train,
                                              monkeypatch):
     """Before a file is written, once, so that all before it are."""
@@ -145,6 +145,7 @@ def test_equals_it_though_its_checkpoint_is_damaged(short, from_the_start, train
     assert_longer(short, from_the_start)
 
 
+@pytest.mark.thorough
 def test_may_be_repeated(short, train, capsys):
     train(short, '--cycles=4')
     with jax.enable_x64(False):

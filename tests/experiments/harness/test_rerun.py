@@ -70,6 +70,7 @@ def change_params(path, alter):
     np.savez(path / 'params.npz', **params)
 
 
+@pytest.mark.thorough
 def test_a_run_gives_the_same_bits_again(complete, tmp_path, capsys,
                                          cheap_compilation):
     kept = tmp_path / 'kept'

@@ -165,6 +165,7 @@ SAYS = 'import sys; print("first"); print({!r}); sys.exit({})'
 
 
 @pytest.mark.parametrize('status, number', [(1, 3), (2, 3)])
+@pytest.mark.thorough
 def test_workers_that_die_before_they_begin_are_given_up(begin, tmp_path, status,
                                                          number):
     begin(2, {})
@@ -242,6 +243,7 @@ def asked_to_leave(monkeypatch, when):
 
 @pytest.mark.parametrize('script, latency', [(HEEDS, 5.), (HEEDS.replace(
     'sys.exit(75)', 'return'), 0.2)])
+@pytest.mark.thorough
 def test_asked_to_leave_it_asks_its_workers(begin, tmp_path, monkeypatch, script,
                                             latency):
     def both_sleep():

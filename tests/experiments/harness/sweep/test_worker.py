@@ -510,6 +510,7 @@ def test_the_mode_changes_no_number(started, really, undisturbed):
 
 
 @pytest.mark.parametrize('width', [1, 4])
+@pytest.mark.sample(1)
 def test_a_training_that_diverges_takes_nothing_along(started, really, monkeypatch,
                                                       width):
     monkeypatch.setattr(batching, 'make_plan', lambda *_: Plan(width, 'forced'))
@@ -523,6 +524,7 @@ def test_a_training_that_diverges_takes_nothing_along(started, really, monkeypat
 
 
 @pytest.mark.parametrize('width', [1, 4])
+@pytest.mark.thorough
 def test_a_crash_at_the_end_takes_nothing_along(started, really, monkeypatch,
                                                 width):
     monkeypatch.setattr(batching, 'make_plan', lambda *_: Plan(width, 'forced'))

@@ -145,7 +145,7 @@ def assert_same(path, other, exact):
 
 
 @pytest.mark.parametrize('name', CASES)
-@pytest.mark.sample(1)
+@pytest.mark.thorough
 def test_side_by_side_as_alone(name, runs):
     case = runs(name)
     paths, errors = case.run('beside', *case.own)
@@ -194,6 +194,7 @@ def test_all_may_diverge(runs):
     assert {status_log.state_of(path).kind for path in paths} == {'diverged'}
 
 
+@pytest.mark.thorough
 def test_goes_on_alone_from_where_they_left_side_by_side(runs, monkeypatch, capsys):
     case = runs('in order')
     polls = iter(range(1000))

@@ -193,6 +193,7 @@ def test_rows_count_sweeps_and_passes_over_the_data(trained):
         assert rows[-1]['epoch'] == SWEEPS * per_cycle / MINIBATCHES
 
 
+@pytest.mark.thorough
 def test_numbers_do_not_depend_on_the_chunks(trained, train, monkeypatch):
     params, rows = trained['fresh']
     monkeypatch.setattr(trainer, '_NUM_ROWS', 3)
@@ -208,6 +209,7 @@ def test_numbers_do_not_depend_on_the_chunks(trained, train, monkeypatch):
         np.mean([row['loss']['a'] for row in rows[1:3]], axis=0), rtol=1e-14)
 
 
+@pytest.mark.thorough
 def test_seeds_side_by_side_do_not_meet(trained, train):
     params, rows = trained['fresh']
     alone, own_rows = train(STUDY, keys=KEYS[1:])
@@ -217,6 +219,7 @@ def test_seeds_side_by_side_do_not_meet(trained, train):
         assert own['gflop'] == both['gflop'], 'of one seed, however many there are'
 
 
+@pytest.mark.thorough
 def test_driven_by_a_schedule_is_in_order(train, trained):
     params, rows = trained['fresh']
     schedule = cdgm.sequence((1, 0), num_blocks=2)
