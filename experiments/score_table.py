@@ -62,10 +62,10 @@ def _records(order: str, scores: Sequence[Mapping[str, Mapping[str, float]]]
 
 
 def _order(path: Path) -> str:
-    """The order of a run, with the model where it has a choice."""
+    """The order of a run, with the model and the net where it has a choice."""
     flags = dict(line.removeprefix('--').partition('=')[::2]
                  for line in (path / 'flags.txt').read_text().splitlines())
-    return f'{flags.get("model", "")} {flags.get("order", "")}'.strip()
+    return ' '.join(filter(None, map(flags.get, ('model', 'net', 'order'))))
 
 
 def _line(name: str, columns: Mapping[str, int], rows: Sequence[Mapping[str, float]]
