@@ -13,11 +13,12 @@ from experiments.harness.sweep import commands, spec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
-TEXTS = README, *((ROOT / name).read_text(encoding='utf-8') for name in (
-    'CONTRIBUTING.md', 'docs/sweeps.md', 'docs/rules.md', 'docs/sound.md',
-    'docs/gan.md', 'results/README.md'))
-COMMANDS = sorted({command.strip() for text in TEXTS for command in re.findall(
-    r'(?:\./launch\.sh|python -m experiments\.\w+)[^`\n#]*', text)})
+TEXTS = {ROOT / name: (ROOT / name).read_text(encoding='utf-8') for name in (
+    'README.md', 'CONTRIBUTING.md', 'docs/sweeps.md', 'docs/rules.md', 'docs/sound.md',
+    'docs/gan.md', 'results/README.md')}
+COMMANDS = sorted({
+    command.strip() for text in TEXTS.values() for command in re.findall(
+        r'(?:\./launch\.sh|python -m experiments\.\w+)[^`\n#]*', text)})
 
 
 def test_python_blocks():
@@ -61,7 +62,9 @@ def test_commands_are_found():
 
 
 def test_files_are_found():
-    for text in TEXTS:
-        for target in (*re.findall(r'\]\((?!https?:)([^)#]+)', text),
-                       *re.findall(r'`((?:tests|results|docs)/[\w/.-]+)`', text)):
-            assert (ROOT / target).exists(), target
+    for path, text in TEXTS.items():
+        links = re.findall(r'\]\((?!https?:)([^)#]+)', text)
+        names = re.findall(r'`((?:tests|results|docs)/[\w/.-]+)`', text)
+        for target in (*(path.parent / link for link in links),
+                       *(ROOT / name for name in names)):
+            assert target.exists(), target

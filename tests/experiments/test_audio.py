@@ -97,6 +97,7 @@ def test_scores_are_recorded(name, rows, request):
     assert real['samples'] == 30 and real['nearest_low'] > 0
 
 
+@pytest.mark.thorough
 def test_rows_of_metrics(vae_run):
     test = read_rows(vae_run)[-1]['test']
     pixels = 64 * 64 * np.log(2)

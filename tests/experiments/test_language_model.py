@@ -87,6 +87,7 @@ def test_flags_that_do_not_go_together_are_one_line(words, given):
     assert words in str(caught.value) and '\n' not in str(caught.value)
 
 
+@pytest.mark.thorough
 def test_a_run_of_other_sizes_is_told_by_its_first_leaf(joint):
     with pytest.raises(SettingError) as caught:
         build('--width=32', f'--from_run={joint}')

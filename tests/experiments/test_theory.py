@@ -51,6 +51,7 @@ def test_the_row_would_fail_on_another_prediction(measure, measured):
         assert not holds(row._replace(prediction=row.measurement + shift))
 
 
+@pytest.mark.thorough
 def test_statements_are_different_and_fit_the_table(measured):
     statements = [measured(measure).statement for measure in theory.ROWS]
     assert len(set(statements)) == len(theory.ROWS) >= 24
@@ -63,6 +64,7 @@ def test_what_is_not_finite_fails():
             assert not holds(Row('', 0., value, '', relation))
 
 
+@pytest.mark.thorough
 def test_equalities_are_at_least_as_close_as_a_millionth(measured):
     for row in map(measured, theory.ROWS):
         assert row.tolerance <= 1e-6

@@ -72,7 +72,7 @@ SETTINGS = [
     (vae, '--run_dir=file/run', 'folder file/run cannot be written'),
     (vae, '--run_dir=earlier', 'run folder earlier holds a run already'),
     (gan, '--order=joint', 'there are discriminator, generator, simultaneous.'),
-    (gan, '--loss=hinge', 'non_saturating'),
+    (gan, '--loss=hings', 'non_saturating'),
     (gan, '--channels=0', '--channels=0'),
 ]
 

@@ -136,6 +136,7 @@ def test_equals_it_though_it_dies_on_the_way(file, short, from_the_start, train,
     assert_longer(short, from_the_start)
 
 
+@pytest.mark.thorough
 def test_equals_it_though_its_checkpoint_is_damaged(short, from_the_start, train,
                                                     capsys):
     checkpoint, = (short / 'checkpoints').iterdir()

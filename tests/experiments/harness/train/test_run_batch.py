@@ -167,6 +167,7 @@ def test_one_program_serves_all_that_is_given(runs):
 ABSURD = '--seed=7', '--learning_rate=encoder=1e15,decoder=1e-3'
 
 
+@pytest.mark.thorough
 def test_one_that_diverges_ends_alone(runs):
     case = runs('in order')
     first, _, last = case.own
