@@ -47,23 +47,6 @@ class GanLoss(NamedTuple):
     generator: LogitsLoss
 
 
-class DiscriminatorTerms(NamedTuple):
-    """Attributes: mean logits of the real and of the fake images, float32[] each."""
-
-    real_logit: jax.Array
-    fake_logit: jax.Array
-
-
-class GeneratorTerms(NamedTuple):
-    """Attributes: mean logit of the fake images, float32[].
-
-    The real logits are not among them: a step of the generator would have to run the
-    discriminator on the real images only to report them.
-    """
-
-    fake_logit: jax.Array
-
-
 def _mean_softplus(logits):
     return jnp.mean(jax.nn.softplus(widen(logits)))
 

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from cdgm.losses.gan import GanLoss, non_saturating
+from cdgm.losses.gan_game import DiscriminatorTerms
 from cdgm.losses.inputs import check_equal_shapes, widen
 from cdgm.losses.penalties import Penalty
 from cdgm.losses.vae import gaussian_kl, sample_latent
@@ -59,13 +60,6 @@ class DecoderTerms(NamedTuple):
     """Attributes: R, and the mean logit of both kinds of fakes, float32[] each."""
 
     likeness: jax.Array
-    fake_logit: jax.Array
-
-
-class DiscriminatorTerms(NamedTuple):
-    """Attributes: mean logits of the real images, and of the fakes, float32[] each."""
-
-    real_logit: jax.Array
     fake_logit: jax.Array
 
 
