@@ -130,7 +130,10 @@ def _rotation(values: jax.Array) -> dict[str, jax.Array]:
     angles = jnp.where((sizes >= 0.9 * leading) & (sizes > 0), jnp.abs(values.imag)
                        / jnp.where(sizes > 0, sizes, 1), 0)
     most = jnp.argmax(angles)
-    return {'rotation': angles[most], 'rotation_real': values[most].real,
+    # A real part of rounding would be told as a step size.
+    noise = 10 * jnp.finfo(sizes.dtype).eps * sizes[most]
+    real = jnp.where(jnp.abs(values[most].real) > noise, values[most].real, 0)
+    return {'rotation': angles[most], 'rotation_real': real,
             'rotation_imaginary': jnp.abs(values[most].imag), 'leading': leading}
 
 
