@@ -24,6 +24,7 @@ from absl import flags
 
 from cdgm import audio, losses
 from cdgm.data import Dataset, audio_folder, load
+from experiments.gan import define_player_flags
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.task import Experiment, Task
@@ -76,11 +77,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float('beta', 1., 'Weight of the KL of a VAE.', lower_bound=0., **own)
     flags.DEFINE_enum('loss', 'non_saturating', sorted(losses.GAN_LOSSES), 'Of the two '
                       'players of a GAN.', **own)
-    flags.DEFINE_float('r1', 1., 'Strength gamma of the penalty gamma/2 E|grad D(x)|^2 '
-                       'on the discriminator at the data.', lower_bound=0., **own)
+    define_player_flags(own)
     flags.DEFINE_float('r2', 0., 'The same at the samples.', lower_bound=0., **own)
-    flags.DEFINE_float('beta1', 0.5, "Adam's decay of the first moment for a GAN.",
-                       lower_bound=0., upper_bound=1., **own)
     flags.DEFINE_float('average', 0.999, 'Decay of the average of the generator, from '
                        'which samples come.', lower_bound=0., upper_bound=0.99999,
                        **own)

@@ -61,14 +61,19 @@ def define_flags(values: flags.FlagValues) -> None:
                                **own)
     flags.DEFINE_integer('latent', 100, 'Dimensions of the latent.', lower_bound=1,
                          **own)
+    define_player_flags(own)
+    # None, not the default itself: a trial keeps the name that it had without the flag.
+    _define_game_flags(own)
+    define_score_flags(own)
+
+
+def define_player_flags(own: dict[str, Any]) -> None:
+    """Add what every experiment with a discriminator has."""
     flags.DEFINE_float('r1', 1., 'Strength gamma of the penalty gamma/2 E|grad D(x)|^2 '
                        'on the discriminator at the data (Mescheder et al. 2018, R1).',
                        lower_bound=0., **own)
     flags.DEFINE_float('beta1', 0.5, "Adam's decay of the first moment.",
                        lower_bound=0., upper_bound=1., **own)
-    # None, not the default itself: a trial keeps the name that it had without the flag.
-    _define_game_flags(own)
-    define_score_flags(own)
 
 
 def _define_game_flags(own: dict[str, Any]) -> None:
@@ -246,10 +251,15 @@ def play(values: flags.FlagValues, model: Any, hyper: dict[str, Any]
 
 def _tx(values: flags.FlagValues, hyper: dict[str, Any], name: str
         ) -> optax.GradientTransformation:
-    adam = optax.adam(hyper['rates'][name], b1=values.beta1)
+    return clipped(optax.adam(hyper['rates'][name], b1=values.beta1), hyper, name)
+
+
+def clipped(tx: optax.GradientTransformation, hyper: dict[str, Any], name: str
+            ) -> optax.GradientTransformation:
+    """Keep the discriminator's weights in the box of --clip, if it is given."""
     if name == 'generator' or 'clip' not in hyper:
-        return adam
-    return optax.chain(adam, losses.weight_clipping(hyper['clip']))
+        return tx
+    return optax.chain(tx, losses.weight_clipping(hyper['clip']))
 
 
 def _evaluation(values: flags.FlagValues, data: Dataset, sample):

@@ -28,7 +28,7 @@ import optax
 from absl import flags
 
 import cdgm
-from cdgm import losses, metrics, models
+from cdgm import metrics, models
 from cdgm import data as datasets
 from cdgm.data import Dataset
 from experiments import gan, gan_scores
@@ -170,11 +170,9 @@ def optimiser(values: flags.FlagValues, hyper: dict[str, Any], name: str, update
     rate = hyper['rates'][name]
     fall = optax.cosine_decay_schedule(1., updates) if values.cosine else (
         lambda count: 1.)
-    clip = [losses.weight_clipping(hyper['clip'])] if (
-        name == 'discriminator' and 'clip' in hyper) else []
-    return optax.chain(
+    return gan.clipped(optax.chain(
         optax.scale_by_adam(values.beta1, _BETA2),
-        optax.scale_by_learning_rate(lambda count: rate * fall(count)), *clip)
+        optax.scale_by_learning_rate(lambda count: rate * fall(count))), hyper, name)
 
 
 def _latents(values: flags.FlagValues, count: int) -> jax.Array:

@@ -53,16 +53,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float('gamma', 1., "Weight of the likeness in the VAE-GAN's decoder.",
                        lower_bound=0., **own)
     flags.DEFINE_float('beta', 0.05, 'Weight of the KL.', lower_bound=0., **own)
-    flags.DEFINE_float('r1', 1., 'Strength gamma of the penalty gamma/2 E|grad D(x)|^2 '
-                       'on the discriminator at the data.', lower_bound=0., **own)
+    gan.define_player_flags(own)
     flags.DEFINE_integer('latent', 32, 'Dimensions of the latent.', lower_bound=1,
                          **own)
     flags.DEFINE_integer('width', 128, 'Width of the features, and of the one hidden '
                          'layer of encoder and decoder.', lower_bound=1, **own)
     flags.DEFINE_multi_integer('channels', [32, 64], 'Channels of a convolution; '
                                'repeat for more.', lower_bound=1, **own)
-    flags.DEFINE_float('beta1', 0.5, "Adam's decay of the first moment.",
-                       lower_bound=0., upper_bound=1., **own)
 
 
 def traced(values: flags.FlagValues) -> tuple[str, ...]:

@@ -317,8 +317,7 @@ def _discriminator(game: _Game, params, state: Mapping[str, Any], batch, key):
     """The discriminator's loss, (float[], (terms, state))."""
     shown, state = _show(game, params, state, batch, key, _own_key(game, state, key),
                          'generator')
-    real_logits, nets = shown.ask(shown.real, shown.nets)
-    fake_logits, nets = shown.ask(shown.fake, nets)
+    real_logits, fake_logits, nets = _ask_both(shown)
     value = game.loss.discriminator(real_logits, fake_logits)
 
     def discriminate(points):
@@ -342,9 +341,7 @@ def _generator(game: _Game, params, state: Mapping[str, Any], batch, key):
     latent_key = _like_key(state['noise_key'], key) if game.shared_noise else (
         _own_key(game, state, key))
     shown, moved = _show(game, params, state, batch, key, latent_key, 'discriminator')
-    # Two calls, not one on both batches: the real one can be dropped when unused.
-    real_logits, nets = shown.ask(shown.real, shown.nets)
-    fake_logits, nets = shown.ask(shown.fake, nets)
+    real_logits, fake_logits, nets = _ask_both(shown)
     value = game.loss.generator(real_logits, fake_logits)
     # Power iteration goes on where the discriminator's own steps left it.
     state = {**moved, **({'spectral': state['spectral']} if game.spectral_norm else {})}
@@ -362,8 +359,16 @@ def _logits(game: _Game, params, state: Mapping[str, Any], batch, key):
     """Logits of a minibatch and of as many fakes."""
     shown, _ = _show(game, params, state, batch, key, _own_key(game, state, key),
                      'generator')
+    real_logits, fake_logits, _ = _ask_both(shown)
+    return real_logits, fake_logits
+
+
+def _ask_both(shown: _Shown) -> tuple[jax.Array, jax.Array, Any]:
+    """Logits of the real and of the fake points, and the nets' state after both."""
+    # Two calls, not one on both batches: the real one can be dropped when unused.
     real_logits, nets = shown.ask(shown.real, shown.nets)
-    return real_logits, shown.ask(shown.fake, nets)[0]
+    fake_logits, nets = shown.ask(shown.fake, nets)
+    return real_logits, fake_logits, nets
 
 
 def _show(game: _Game, params, state, batch, key, latent_key, frozen: str
