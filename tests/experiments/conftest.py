@@ -13,6 +13,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.harness import cli
+from experiments.harness.runs import preemption
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +32,12 @@ def _configured(**settings):
         yield
     finally:
         use(before)
+
+
+@pytest.fixture(autouse=True)
+def state_on_exit_of_a_new_process(monkeypatch):
+    """What one test's command noted of leaving is not what the next one's would say."""
+    monkeypatch.setattr(preemption, '_exit_state', preemption._INITIAL_STATE)
 
 
 @pytest.fixture(scope='session')
