@@ -18,7 +18,7 @@ from experiments.harness import cli, training_flags
 from experiments.harness.errors import DivergedError, SettingError, is_storage
 from experiments.harness.report import figures
 from experiments.harness.runs import preemption, run_folder, status_log
-from experiments.harness.runs.run_folder import RunFolder
+from experiments.harness.runs.run_folder import CompleteError, RunFolder
 from experiments.harness.sweep.trial_id import identity
 from experiments.harness.task import Experiment, Task, count_examples
 from experiments.harness.train.cycle_program import cycle_program
@@ -94,7 +94,7 @@ class CompiledTask:
 
 
 def main(experiment: Experiment, values: flags.FlagValues) -> None:
-    """Make the run of a command.
+    """Make the run of a command; a complete one, made again, is left as it is.
 
     Raises:
       SettingError: flags do not go together, or the folder is not free.
@@ -103,7 +103,12 @@ def main(experiment: Experiment, values: flags.FlagValues) -> None:
       PreemptedError: the process was asked to leave.
     """
     compiled = CompiledTask(experiment, values)
-    folder = open_folder(compiled, values)
+    try:
+        folder = open_folder(compiled, values)
+    except CompleteError as complete:
+        print(complete)
+        figures.print_summary(Path(values.run_dir))
+        return
     progress = Progress(experiment.name, compiled.facts['cycles'])
     error, = run(compiled, [values], [folder], progress)
     if error:
@@ -156,7 +161,7 @@ def _complete(compiled: CompiledTask, folder: RunFolder, model, quiet: bool
         compiled.task.draw(folder.path, *first)
         if not quiet:  # the report of a sweep has the curves of all its trials
             figures.loss_curves(folder)
-        figures.print_summary(folder)
+        figures.print_summary(folder.path)
         folder.finish()
     except preemption.PreemptedError:
         raise

@@ -135,12 +135,12 @@ def loss_curves(folder: RunFolder) -> None:
     plt.close(figure)
 
 
-def print_summary(folder: RunFolder) -> None:
+def print_summary(path: Path) -> None:
     """Print the test metrics and the folder of a run."""
-    last = read_rows(folder.path)[-1]
+    last = read_rows(path)[-1]
     for name, values in last['test'].items():
         mean, error = over_seeds(values)
         spread = f' ± {error:.2g} (standard error)' if len(values) > 1 else ''
         print(f'test {name} {mean:.5g}{spread}, {len(values)} seeds, {last["cycle"]} '
               f'cycles, {last["gflop"]:.4g} GFLOP a seed, {last["seconds"]:.1f} s')
-    print(folder.path)
+    print(path)

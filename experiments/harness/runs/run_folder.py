@@ -47,6 +47,10 @@ class BusyError(SettingError):
     """The folder holds a complete run, or another process writes it."""
 
 
+class CompleteError(BusyError):
+    """The folder holds the run that is asked for, and all of it."""
+
+
 class RunFolder(NamedTuple):
     """A folder that this process writes.
 
@@ -224,7 +228,8 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any],
         line, is not the beginning of this one.
 
     Raises:
-      BusyError: the folder holds a run as long or longer, or another process writes it.
+      CompleteError: the folder holds this run, complete.
+      BusyError: it holds a longer one, or another process writes it.
       SettingError: it holds one with other flags or data, or it cannot be written.
     """
     path = Path(values.run_dir or Path('runs') / re.sub(
@@ -268,6 +273,11 @@ def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],
     if before is not None and 'digests' in before:
         _check_longer(path, before, manifest)
         _check_same(path, values, before, manifest, facts)
+        if manifest.get('cycles') == before.get('cycles'):
+            raise CompleteError(
+                f'run folder {path} holds this run already, complete; train it longer, '
+                f'as with --cycles={2 * before.get("cycles", 1)}, or give another '
+                '--run_dir.')
         check_longer((path / 'flags.txt').read_text().splitlines())
         before = {**{name: value for name, value in before.items()
                      if name not in ('digests', 'attempts')},
@@ -288,13 +298,13 @@ def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],
 
 
 def _check_longer(path: Path, before: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """Refuse to go on with a complete run that is to be no longer than it is."""
+    """Refuse to go on with a complete run that is to be shorter than it is."""
     then, now = before.get('cycles', 0), manifest.get('cycles', 0)
-    if now <= then:
+    if now < then:
         raise BusyError(
             f'run folder {path} holds a run already, of {then} cycles; give another '
             f'--run_dir, move it away, or train it longer, as with --cycles={2 * then}.')
-    if not checkpoint.numbered(path / 'checkpoints'):
+    if now > then and not checkpoint.numbered(path / 'checkpoints'):
         raise BusyError(
             f'run folder {path} holds a run already, of {then} cycles, whose last '
             'checkpoint is gone, so that it cannot be trained longer; give another '

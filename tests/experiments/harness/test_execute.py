@@ -159,7 +159,6 @@ def contents(folder):
 
 
 @pytest.mark.parametrize('flags, error, words', [
-    (['--cycles=2'], BusyError, 'holds a run already, of 2 cycles'),
     (['--cycles=1'], BusyError, 'holds a run already, of 2 cycles'),
     (['--cycles=4', '--beta=2'], SettingError,
      'a complete run with other flags (then --beta=1.0, now --beta=2.0)'),
@@ -169,6 +168,22 @@ def test_is_refused(flags, error, words, short, train):
     with pytest.raises(error) as caught:
         train(short, *flags)
     assert words in str(caught.value) and '\n' not in str(caught.value)
+    assert contents(short) == before
+
+
+def test_made_again_it_is_left_as_it_is(short, train, capsys):
+    before = contents(short)
+    train(short, '--cycles=2', '--learning_rate=.01')  # as 1e-2 is written, too
+    said = capsys.readouterr().out
+    assert 'holds this run already, complete; train it longer' in said
+    assert f'2 cycles, {read_rows(short)[-1]["gflop"]:.4g} GFLOP' in said
+    assert contents(short) == before
+
+
+def test_with_other_flags_and_as_long_it_is_refused(short, train):
+    before = contents(short)
+    with pytest.raises(SettingError, match='then --beta=1.0, now --beta=2'):
+        train(short, '--cycles=2', '--beta=2')
     assert contents(short) == before
 
 

@@ -340,7 +340,7 @@ def test_the_same_run_goes_on_and_no_other(tmp_path, capsys):
     with folder.attempt():
         folder.finish()
     assert not (tmp_path / 'checkpoints').exists()
-    with pytest.raises(run_folder.BusyError, match='holds a run already'):
+    with pytest.raises(run_folder.CompleteError, match='holds this run already'):
         create('--beta=2')
 
 

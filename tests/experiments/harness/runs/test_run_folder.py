@@ -133,8 +133,10 @@ def test_a_run_is_not_written_over(tmp_path, create):
     with folder.attempt():
         complete(folder)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(BusyError, match='holds a run already, of 0 cycles; give'):
+    with pytest.raises(errors.SettingError, match='other flags .then --seeds=1, now --seeds=2'):
         create('vae', parse(f'--run_dir={tmp_path}', '--seeds=2'), {})
+    with pytest.raises(run_folder.CompleteError, match='this run already, complete'):
+        create('vae', parse(f'--run_dir={tmp_path}'), {})
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
