@@ -72,14 +72,27 @@ def _plain(x, kernel, *, strides):
 
 
 def _patches_product(x, kernel, *, strides):
-    rows, columns, channels, features = kernel.shape
-    pads = lax.padtype_to_pads(
-        x.shape[1:3], (rows, columns), (strides, strides), 'SAME')
+    patches = patches_of(x, kernel.shape[:2], strides)
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def patches_of(x: jax.Array, size: tuple[int, int], strides: int = 1) -> jax.Array:
+    """What each place of a convolution with SAME padding sees.
+
+    Args:
+      x: float32[B, H, W, C].
+      size: (K, K), of the kernel.
+      strides: s, for both axes.
+
+    Returns:
+      float32[B, ceil(H / s), ceil(W / s), K K C], in the order of the kernel's first
+      three axes.
+    """
+    rows, columns = size
+    pads = lax.padtype_to_pads(x.shape[1:3], size, (strides, strides), 'SAME')
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    height, width = (-(-size // strides) for size in x.shape[1:3])
-    patches = [
+    height, width = (-(-side // strides) for side in x.shape[1:3])
+    return jnp.concatenate([
         padded[:, u:u + (height - 1) * strides + 1:strides,
                v:v + (width - 1) * strides + 1:strides]
-        for u in range(rows) for v in range(columns)]
-    # [B, height, width, K K C] in the order of the kernel's first three axes.
-    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, features)
+        for u in range(rows) for v in range(columns)], axis=-1)

@@ -90,7 +90,7 @@ class CompiledTask:
     def trainer(self) -> Trainer:
         """With the compiled programs; they are long to make, and only once."""
         return Trainer(self.task, self.facts['cycles'], self._values.evaluations,
-                       self._given)
+                       self._given, bool(self._values.grad_norms))
 
 
 def main(experiment: Experiment, values: flags.FlagValues) -> None:

@@ -74,6 +74,9 @@ def define_flags(values: flags.FlagValues, *, order: str | None,
                          '--epochs.', lower_bound=1, **own)
     flags.DEFINE_integer('evaluations', 20, 'Evaluations in the course of training.',
                          lower_bound=1, **own)
+    # None, not False: a trial keeps the name that it had without the flag.
+    flags.DEFINE_bool('grad_norms', None, 'Report the mean norm of each block\'s '
+                      'gradient, too; 4 to 8 % of a small step.', **own)
     flags.DEFINE_integer('seeds', 1, 'Runs that differ only in their seed, side by '
                          'side in one program.', lower_bound=1, **own)
     flags.DEFINE_integer('seed', 0, 'The first seed.', lower_bound=0,

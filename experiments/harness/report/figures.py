@@ -16,6 +16,10 @@ from experiments.harness.runs.run_folder import RunFolder, read_rows  # noqa: E4
 # Colours that are told apart without seeing red and green (Okabe & Ito 2008).
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
+# What a row of metrics says of each block.
+TRAINING_PARTS = {'loss': 'training loss of each block',
+                  'grad_norm': "norm of each block's gradient"}
+
 # Approximate width of a grid of images.
 _GRID_PIXELS = 480
 _FRAME_PIXELS = 160  # of an animation, whose frames add up
@@ -100,33 +104,39 @@ def band(axes, x, values, label: str) -> None:
                           alpha=0.25, linewidth=0)
 
 
-def training_losses(axes, *runs) -> None:
-    """Draw the training loss of every block; a rule may leave one out of a row.
+def training_curves(axes, *runs, part: str = 'loss') -> None:
+    """Draw what training says of every block; a rule may leave one out of a row.
 
     Args:
       axes: of matplotlib.
       *runs: rows of each; the mean is over the seeds of all runs.
+      part: of a row, 'loss' or 'grad_norm'.
     """
     for name in sorted({name for rows in runs for row in rows
-                        for name in row.get('loss', ())}):
-        mine = [[row for row in rows if name in row.get('loss', ())] for rows in runs]
+                        for name in row.get(part, ())}):
+        mine = [[row for row in rows if name in row.get(part, ())] for rows in runs]
         band(axes, *pool([(np.array([row['cycle'] for row in rows]),
-                           np.array([row['loss'][name] for row in rows]))
+                           np.array([row[part][name] for row in rows]))
                           for rows in mine if rows]), name)
     axes.set_xlabel('cycles')
     axes.legend()
 
 
 def loss_curves(folder: RunFolder) -> None:
-    """Draw the training loss of every block and the test metrics against the cycles."""
+    """Draw what training says of each block, and the test metrics, by the cycles."""
     rows = read_rows(folder.path)
     tested = [row for row in rows if 'test' in row]
     metrics = list(tested[0]['test'])
-    figure, (left, *others) = plt.subplots(
-        1, 1 + len(metrics), figsize=(4 * (1 + len(metrics)), 3))
-    training_losses(left, rows)
-    left.set_title('training loss of each block')
-    for axes, name in zip(others, metrics):
+    parts = [(part, title) for part, title in TRAINING_PARTS.items()
+             if any(part in row for row in rows)]
+    panels = len(parts) + len(metrics)
+    figure, drawn = plt.subplots(1, panels, figsize=(4 * panels, 3))
+    for axes, (part, title) in zip(drawn, parts):
+        training_curves(axes, rows, part=part)
+        axes.set_title(title)
+        if part == 'grad_norm':
+            axes.set_yscale('log')
+    for axes, name in zip(drawn[len(parts):], metrics):
         band(axes, [row['cycle'] for row in tested],
              [row['test'][name] for row in tested], name)
         axes.set(xlabel='cycles', title=f'test {name}')

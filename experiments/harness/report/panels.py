@@ -57,10 +57,15 @@ def curves(rows: Sequence[Sequence[Rows]], metric: str) -> dict[str, bytes]:
         [partial(draw, along=along) for along in _X_LABELS], guides=1)))
 
 
-def losses(rows: Sequence[Sequence[Rows]]) -> list[bytes]:
-    """Draw the training loss of each block, a panel a row of the table."""
+def training(rows: Sequence[Sequence[Rows]], part: str = 'loss') -> list[bytes]:
+    """Draw what training says of each block, a panel a row of the table.
+
+    Args:
+      rows: the runs of every row of a table.
+      part: of `figures.TRAINING_PARTS`.
+    """
     def draw(axes, runs):
-        figures.training_losses(axes, *runs)
+        figures.training_curves(axes, *runs, part=part)
 
     return _panels([partial(draw, runs=runs) for runs in rows], guides=len(rows))
 

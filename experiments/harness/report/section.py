@@ -124,10 +124,13 @@ def _drawings(result: Results) -> list[str]:
             artifacts.figure(svg, 'svg+xml', '', f'{metric} against {along}')
             for along, svg in panels.curves(rows, result.table.metric).items()]),
         paragraph(note, 'note'),
-        '<h3>Training loss of each block, before its own move</h3>',
-        artifacts.gallery('panels', [
-            artifacts.figure(svg, 'svg+xml', line.name, f'Training losses: {line.name}')
-            for line, svg in zip(drawn, panels.losses(rows))]),
+        *(part for name, title in figures.TRAINING_PARTS.items()
+          if any(name in row for runs in rows for run in runs for row in run)
+          for part in (
+              f'<h3>{html.escape(title.capitalize())}, before its own move</h3>',
+              artifacts.gallery('panels', [
+                  artifacts.figure(svg, 'svg+xml', line.name, f'{title}: {line.name}')
+                  for line, svg in zip(drawn, panels.training(rows, name))]))),
         *(_artifacts(there, file, title)
           for file, title in result.artifacts.items())]
 

@@ -57,7 +57,7 @@ class Events:
         if begins:
             # Hides what an interrupted attempt wrote from here on.
             self._write(step=step, session_log={'status': 'START'})
-        scalars = {name: value for part in ('loss', 'aux', 'test')
+        scalars = {name: value for part in ('loss', 'grad_norm', 'aux', 'test')
                    for name, value in _scalars(row.get(part, {}), part)}
         scalars |= {f'cost/{name}': row[name] for name in ('gflop', 'seconds')}
         self._write(step=step, summary={'value': [

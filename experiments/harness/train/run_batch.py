@@ -99,8 +99,14 @@ class RunBatch:
         """Mean losses and aux of the blocks that moved, a number for each seed."""
         count = dict(zip(self._names, np.asarray(sums.count)))
         moved = [name for name in self._names if count[name]]
-        losses = dict(zip(self._names, np.asarray(sums.loss).T))
-        return {'loss': {name: losses[name] / count[name] for name in moved},
+
+        def by_block(summed):
+            return {name: mine / count[name] for name, mine in zip(
+                self._names, np.asarray(summed).T) if name in moved}
+
+        norms = {} if sums.grad_norm is None else {
+            'grad_norm': by_block(sums.grad_norm)}
+        return {'loss': by_block(sums.loss), **norms,
                 'aux': {name: {term: np.asarray(value) / times
                                for term, value in _terms(aux)}
                         for name, aux in sums.aux.items()
@@ -129,10 +135,10 @@ class RunBatch:
     def _split_carry(self, carry: Carry) -> list[Carry]:
         if len(self.runs) == 1:
             return [carry]
-        parts = self.split((carry.state, carry.sums.loss, carry.sums.aux, carry.bad))
         # The updates are counted for all runs together.
-        return [Carry(state, Sums(carry.sums.count, loss, aux), bad)
-                for state, loss, aux, bad in parts]
+        count, *sums = carry.sums
+        return [Carry(state, Sums(count, *mine), bad)
+                for state, mine, bad in self.split((carry.state, sums, carry.bad))]
 
     def note(self, reached: TrainingProgress) -> None:
         """Note for the exit message that what was reached is on the disk."""

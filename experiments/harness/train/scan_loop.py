@@ -25,11 +25,14 @@ class Sums(NamedTuple):
       count: int32[blocks], updates.
       loss: float[N, blocks].
       aux: block name -> sums of what its loss reports, float[N, ...].
+      grad_norm: of the 2-norms of the gradients, float[N, blocks]; None where they are
+        not asked for.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     loss: jax.Array
     aux: dict[str, Any]
+    grad_norm: jax.Array | None = None
 
 
 class FirstBad(NamedTuple):
@@ -69,13 +72,15 @@ class Chunk(NamedTuple):
     run: Callable[..., Carry]
 
 
-def chunk_of(task: Task, cycles: Cycles, longest: int) -> Chunk:
+def chunk_of(task: Task, cycles: Cycles, longest: int, grad_norms: bool = False
+             ) -> Chunk:
     """Several cycles in one program, in one call or in many: the bits are the same.
 
     Args:
       task: what is trained.
       cycles: how.
       longest: cycles in a call at most.
+      grad_norms: whether the norms of the gradients are reported.
     """
     num_blocks = len(task.blocks)
     size, per_epoch = task.batch_size, task.minibatches_per_epoch
@@ -108,6 +113,8 @@ def chunk_of(task: Task, cycles: Cycles, longest: int) -> Chunk:
             lambda order, key: minibatches(examples, order, key, cycle, start))(
                 order, given.key)
         state, infos = cycles.cycle(state, batches, keys, given)
+        if not grad_norms:
+            infos = infos._replace(grad_norm=None)
         return state, _sum(infos, num_blocks), _find_bad(infos, cycle)
 
     def init(state, examples, given):
@@ -139,9 +146,13 @@ def _filled(form, value):
 
 def _sum(infos: cdgm.StepInfo, num_blocks: int) -> Sums:
     moved = jax.nn.one_hot(infos.block, num_blocks, dtype=bool)  # [N, U, blocks]
-    return Sums(count=jnp.sum(moved[0], axis=0),
-                loss=jnp.sum(jnp.where(moved, infos.loss[..., None], 0), axis=1),
-                aux=jax.tree.map(_sum_of_steps, infos.aux))
+
+    def by_block(x):
+        return jnp.sum(jnp.where(moved, x[..., None], 0), axis=1)
+
+    return Sums(count=jnp.sum(moved[0], axis=0), loss=by_block(infos.loss),
+                aux=jax.tree.map(_sum_of_steps, infos.aux),
+                grad_norm=jax.tree.map(by_block, infos.grad_norm))
 
 
 def _sum_of_steps(x):

@@ -75,6 +75,7 @@ class Trainer:
       cycles: how long.
       evaluations: evaluations after the one at the start, evenly spaced.
       given: what one seed is given, or what that is like.
+      grad_norms: whether rows have the norms of the blocks' gradients.
 
     Attributes:
       task: what is trained.
@@ -82,13 +83,14 @@ class Trainer:
       longest_call: cycles in a call at most.
     """
 
-    def __init__(self, task: Task, cycles: int, evaluations: int, given: TracedInputs):
+    def __init__(self, task: Task, cycles: int, evaluations: int, given: TracedInputs,
+                 grad_norms: bool = False):
         self.task, self.cycles = task, cycles
         self._evaluations = evaluations
         self.longest_call = math.ceil(cycles / _NUM_ROWS)
         self._costs = count_costs(task, given)
         self._how = choose_cycles(task, self._costs.step.tolist())
-        chunk = chunk_of(task, self._how, self.longest_call)
+        chunk = chunk_of(task, self._how, self.longest_call, grad_norms)
         self._chunk = jax.jit(chunk.run, donate_argnums=0)
         self._compiled: dict[int, jax.stages.Compiled] = {}
 

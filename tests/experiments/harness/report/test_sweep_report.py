@@ -294,7 +294,9 @@ def test_draws_the_best_six(tuned):
     _, _, page = tuned
     assert 'The best 6 of 7 rows at equal cycles are drawn.' in page.text
     assert len(page.all('li')) == 6 and len(page.all('img')) == 3 + 6
-    assert 'Training losses: row 9.0' not in [image['alt'] for image in page.all('img')]
+    shown = [image['alt'] for image in page.all('img')]
+    assert 'training loss of each block: row 2.0' in shown
+    assert 'training loss of each block: row 9.0' not in shown
 
 
 def test_a_variant_that_diverged_is_not_chosen(tmp_path):

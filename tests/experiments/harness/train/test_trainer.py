@@ -76,10 +76,10 @@ STUDIES = {'fresh': STUDY, 'shared': STUDY._replace(fresh=False),
            'simultaneous': STUDY._replace(order=ordered('simultaneous'))}
 
 
-def train_in(path, task, evaluations=2, keys=KEYS, cycles=SWEEPS):
+def train_in(path, task, evaluations=2, keys=KEYS, cycles=SWEEPS, grad_norms=True):
     """Parameters, or the error that ended the run."""
     one = jax.tree.map(lambda x: x[0], traced_inputs(keys))
-    ended, = Trainer(task, cycles, evaluations, one).train(
+    ended, = Trainer(task, cycles, evaluations, one, grad_norms).train(
         [RunHandle(RunFolder(path), traced_inputs(keys))], CheckpointPolicy(),
         Progress('toy', cycles))
     return ended if isinstance(ended, Exception) else ended[0]
@@ -87,11 +87,11 @@ def train_in(path, task, evaluations=2, keys=KEYS, cycles=SWEEPS):
 
 @pytest.fixture(scope='module')
 def train(tmp_path_factory, cheap_compilation):
-    """(task, evaluations, keys) -> (params, rows) after `SWEEPS` cycles."""
-    def train(task, evaluations=2, keys=KEYS):
+    """(task, …) -> (params, rows) after `SWEEPS` cycles."""
+    def train(task, **more):
         path = tmp_path_factory.mktemp('run')
         with cheap_compilation():
-            params = train_in(path, task, evaluations, keys)
+            params = train_in(path, task, **more)
         return params, read_rows(path)
     return train
 
@@ -158,9 +158,11 @@ def test_equals_a_loop_in_python(name, trained):
         for cycle in range(SWEEPS):
             data = minibatches_by_hand(key, cycle, 2 if name == 'fresh' else 1)
             params, seen = cycle_once(params, *data)
-            for block, (value, _, _) in zip('ab', seen):
-                np.testing.assert_allclose(
-                    rows[cycle + 1]['loss'][block][seed], value, rtol=1e-12)
+            for block, (value, _, norm) in zip('ab', seen):
+                row = rows[cycle + 1]
+                np.testing.assert_allclose(row['loss'][block][seed], value, rtol=1e-12)
+                np.testing.assert_allclose(row['grad_norm'][block][seed], norm,
+                                           rtol=1e-12)
         assert_equal_trees(jax.tree.map(lambda x: x[seed], final), params, rtol=1e-12)
 
 
@@ -191,6 +193,15 @@ def test_rows_count_sweeps_and_passes_over_the_data(trained):
         assert [row['cycle'] for row in rows] == list(range(SWEEPS + 1))
         assert [row['cycle'] for row in rows if 'test' in row] == [0, 4, 8]
         assert rows[-1]['epoch'] == SWEEPS * per_cycle / MINIBATCHES
+
+
+@pytest.mark.thorough
+def test_norms_are_reported_where_asked_for_and_change_nothing(trained, train):
+    params, rows = trained['fresh']
+    without, fewer = train(STUDY, grad_norms=False)
+    assert_equal_trees(without, params, rtol=0)
+    for row, other in zip(fewer[1:], rows[1:]):
+        assert 'grad_norm' not in row and row['loss'] == other['loss']
 
 
 @pytest.mark.thorough
