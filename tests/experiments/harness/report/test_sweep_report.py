@@ -295,7 +295,7 @@ def test_draws_the_best_six(tuned):
     assert 'The best 6 of 7 rows at equal cycles are drawn.' in page.text
     assert len(page.all('li')) == 6 and len(page.all('img')) == 3 + 6
     shown = [image['alt'] for image in page.all('img')]
-    assert 'training loss of each block: row 2.0' in shown
+    assert 'training loss of each block: row 4.0' in shown
     assert 'training loss of each block: row 9.0' not in shown
 
 
