@@ -220,7 +220,7 @@ def collapse():
     params, *_ = _minimise(noise, (*ENCODER, 'weight'))
     lengths = np.linalg.svd(params['decoder']['weight'], compute_uv=False)
     return Row('pPCA with s fixed: collapsed latents #{i<=q: l_i<=s}',
-               (SPECTRUM[:Q] <= noise).sum(), (lengths < 1e-6).sum(),
+               float((SPECTRUM[:Q] <= noise).sum()), float((lengths < 1e-6).sum()),
                'Lucas et al. 2019')
 
 
