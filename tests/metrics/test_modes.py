@@ -2,6 +2,7 @@ import math
 
 import jax
 import numpy as np
+import ot
 import pytest
 from scipy import stats
 from scipy.stats import wasserstein_distance
@@ -102,6 +103,17 @@ def test_sliced_wasserstein_is_the_mean_of_scipys(rows, key):
     theirs = [wasserstein_distance(a, b) for a, b in projected(x, y, key, 20)]
     np.testing.assert_allclose(ours.mean, np.mean(theirs), rtol=1e-10)
     np.testing.assert_allclose(ours.error, stats.sem(theirs), rtol=1e-10)
+
+
+@pytest.mark.parametrize('rows', [40, 25])
+@pytest.mark.parametrize('order', [1., 2., 3.])
+def test_sliced_wasserstein_is_that_of_pot(order, rows, key):
+    rng = np.random.default_rng(20)
+    x, y = rng.normal(size=(40, 3)), rng.exponential(size=(rows, 3))
+    theirs = ot.sliced_wasserstein_distance(
+        x, y, projections=np.asarray(directions(key, 20, 3, x.dtype)).T, p=order)
+    ours = sliced_wasserstein(x, y, key, projections=20, order=order)
+    np.testing.assert_allclose(ours.mean, theirs, rtol=1e-10)
 
 
 def test_of_order_two_it_is_that_of_repeated_points(key):
