@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-NAMES = ('step_cost', 'sweep_cost', 'peers', 'seeds', 'trials', 'compile',
+NAMES = ('step_cost', 'sweep_cost', 'peers', 'gan_parts', 'seeds', 'trials', 'compile',
          'memory')
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ iteration is the least ratio that any way of writing the losses can reach.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from jax import lax
 
 from benchmarks import measure, peers, problems
 from benchmarks.measure import Bar, Program
+from cdgm.models.convolution import convolve as convolve_patches
 from cdgm.models.convolution import patches_of
 
 WIDTHS = (100, 128, 256, 512, 1024, 784)  # of the generator
@@ -133,6 +135,27 @@ def patch_program() -> Program:
     return scanned(parts)
 
 
+def convolution_programs() -> dict[str, Program]:
+    """The second convolution, as it is and as XLA has it, and its kernel's gradient."""
+    x = jnp.ones((problems.GAN_BATCH, SIDES[1], SIDES[1], CHANNELS[1]))
+    kernel = jnp.ones((KERNEL, KERNEL, *CHANNELS[1:3]))
+
+    def plain(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (2, 2), 'SAME',
+                                        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+    def gradient(convolve):
+        return lambda x, kernel, y: jax.vjp(partial(convolve, x), kernel)[1](y)
+
+    y = plain(x, kernel)
+    return {f'{name}, {what}': scanned([(function, given)])
+            for name, convolve in (('patches', partial(convolve_patches, strides=2)),
+                                   ('plain', plain))
+            for what, function, given in (
+                ('forward', convolve, (x, kernel)),
+                ("kernel's gradient", gradient(convolve), (x, kernel, y)))}
+
+
 def adam_program() -> Program:
     """A step of optax's Adam on each net."""
     tx = optax.adam(1e-3)
@@ -178,7 +201,9 @@ def main() -> None:
         bars = [Bar('an iteration against PyTorch', ms[whole] / ms[peer], 0.75),
                 Bar('its products alone against PyTorch', ms[alone] / ms[peer], 0.75)]
     measure.finish('gan_parts', {
-        'GAN, one iteration (discriminator, generator)': rows}, bars, args)
+        'GAN, one iteration (discriminator, generator)': rows,
+        'its second convolution, in a loop': measure.measure(
+            convolution_programs(), max(args.rounds // 4, 1))}, bars, args)
 
 
 if __name__ == '__main__':

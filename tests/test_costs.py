@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import cdgm
+from benchmarks import gan_parts, problems
 from cdgm import losses, models
 from cdgm._explain import program_cost
 
@@ -102,6 +103,23 @@ def test_a_block_costs_what_a_closure_by_hand_costs(problem):
         hand = program_cost(partial(by_hand, loss[name], name), params,
                             jax.eval_shape(TX.init, params[name]), batch, KEY)
         assert step.flops == pytest.approx(hand.flops, rel=0.005)
+
+
+@pytest.mark.thorough
+def test_the_products_that_are_timed_apart_are_those_of_a_gan_iteration():
+    problem = problems.gan()
+    descent = cdgm.block_descent({name: cdgm.Block(name, loss, TX)
+                                  for name, loss in problem.losses.items()})
+    state = jax.eval_shape(descent.init, problem.params)
+
+    def iteration(state, batch, key):
+        for name in 'discriminator', 'generator':
+            key, mine = jax.random.split(key)
+            state, _ = descent.step(state, batch, mine, name)
+        return state
+
+    counted = program_cost(iteration, state, problem.batch, KEY).flops
+    assert 1 <= counted / gan_parts.flops() < 1.04
 
 
 @pytest.mark.thorough
