@@ -8,6 +8,7 @@
     experiment = 'vae'
     metric = 'neg_elbo'                      # name of a test metric
     label = 'test −ELBO, nats an image; lower is better'
+    also = {active_units = 'a label'}        # the same rows by other metrics, as tables
     tune = ['learning_rate']                 # a row shows its best value in training
     flags = {epochs = 150}                   # of every trial
     list = [{name = 'joint', order = 'joint'}, {order = 'decoder,encoder'}]
@@ -17,9 +18,9 @@
     trials of a table = list × zip × product, each with flags
     rows of a table   = what they choose beside the seed and the tuned flags
 
-`tune`, `flags`, `list`, `zip` and `product` are optional; `name` names a row. An array
-as a value is a flag given several times: hidden = [64, 32] in flags or a list's entry,
-hidden = [[64, 32], [128]] in zip or product.
+`also`, `tune`, `flags`, `list`, `zip` and `product` are optional; `name` names a row.
+An array as a value is a flag given several times: hidden = [64, 32] in flags or a
+list's entry, hidden = [[64, 32], [128]] in zip or product.
 """
 
 import contextlib
@@ -42,8 +43,9 @@ from experiments.harness.sweep.trial_id import identity
 _SWEEP_KEYS = {'title': str, 'about': '', 'table': list}
 _TABLE_KEYS = {
     'title': str, 'about': '', 'experiment': str, 'metric': str, 'label': str,
-    'tune': [], 'flags': {}, 'list': [{}], 'zip': {}, 'product': {}}
-_ENTRY_KINDS = {'table': dict, 'tune': str, 'list': dict, 'zip': list, 'product': list}
+    'also': {}, 'tune': [], 'flags': {}, 'list': [{}], 'zip': {}, 'product': {}}
+_ENTRY_KINDS = {'table': dict, 'tune': str, 'list': dict, 'zip': list, 'product': list,
+                'also': str}
 _KIND_WORDS: dict[type, str] = {
     str: "text, as in 'joint'", list: 'an array, as in [0, 1] or [[table]]',
     dict: 'a table, as in {epochs = 2}'}
@@ -159,12 +161,12 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Sweep:
             title = given.get('title', number)
             with _located(f'table {title!r}'):
                 table = grid.replace(_complete(given, _TABLE_KEYS), replaced)
-                if title in tables:
-                    raise ValueError(f'table {number} has this title again; give each '
-                                     'its own.')
                 runs = _runs(table)
-                tables[title] = Table(rows=_rows(runs, table), **{
-                    name: table[name] for name in Table._fields[:-1]})
+                for made in _tables(runs, table):
+                    if made.title in tables:
+                        raise ValueError(f'table {number} has this title again; give '
+                                         'each its own.')
+                    tables[made.title] = made
             trials |= {run.trial.id: run.trial for run in runs
                        if run.trial.id not in trials}
     return Sweep(path.stem, content['title'], content['about'],
@@ -232,7 +234,8 @@ class _Run(NamedTuple):
 def _runs(table: dict[str, Any]) -> list[_Run]:
     """Make and check the trials of a table."""
     experiment = one_of('experiment', table['experiment'], registry.names())
-    one_of('metric', table['metric'], tuple(registry.load(experiment).metrics))
+    for metric in table['metric'], *table['also']:
+        one_of('metric', metric, tuple(registry.load(experiment).metrics))
     runs: dict[str, _Run] = {}
     for name, choice in grid.combine(table):
         _expect('name in list', name, str)
@@ -243,6 +246,15 @@ def _runs(table: dict[str, Any]) -> list[_Run]:
                              'or give it another seed.')
         runs[trial.id] = _Run(trial, name, values)
     return list(runs.values())
+
+
+def _tables(runs: Sequence[_Run], table: dict[str, Any]) -> Iterator[Table]:
+    """Make the table of each metric; the first has the title and what is about it."""
+    rows = _rows(runs, table)
+    yield Table(rows=rows, **{name: table[name] for name in Table._fields[:-1]})
+    for metric, label in table['also'].items():
+        yield Table(f'{table["title"]}: {metric}', '', table['experiment'], metric,
+                    label, rows)
 
 
 def _rows(runs: Sequence[_Run], table: dict[str, Any]) -> tuple[Row, ...]:

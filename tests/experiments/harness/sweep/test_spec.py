@@ -110,6 +110,18 @@ def test_names_of_rows(read, choices, expected):
     assert names(read(HEAD + TABLE + choices)) == expected
 
 
+def test_rows_are_shown_by_other_metrics_too(read):
+    made = read(HEAD + TABLE.replace("'vae'", "'gan'").replace("'neg_elbo'", "'mmd2'")
+                + "about = 'P'\nalso = {coverage = 'share', density = 'ratio'}\n"
+                'product = {seed = [0, 1]}')
+    assert len(made.trials) == 2
+    assert [table[:5] for table in made.tables] == [
+        ('A', 'P', 'gan', 'mmd2', 'nats'),
+        ('A: coverage', '', 'gan', 'coverage', 'share'),
+        ('A: density', '', 'gan', 'density', 'ratio')]
+    assert all(table.rows == made.tables[0].rows for table in made.tables)
+
+
 def test_tables_share_trials(read):
     made = read(HEAD + TABLE + 'product = {seed = [0, 1]}' + TABLE.replace("'A'", "'B'")
                 + 'list = [{beta = 1.0, seed = 1}, {seed = 2}]')
@@ -173,12 +185,16 @@ def test_errors_in_the_file(read, text, words):
     ("[[table]]\nlabel = 'x'", "table 1: title is missing; make it text, as in "
      "'joint'."),
     (TABLE + 'flag = {}', "table 'A': unknown key 'flag'; there are title, about, "
-     'experiment, metric, label, tune, flags, list, zip, product. Did you mean '
+     'experiment, metric, label, also, tune, flags, list, zip, product. Did you mean '
      "'flags'?"),
     (TABLE.replace('vae', 'vea'), "table 'A': unknown experiment 'vea'; there are "
      f"{', '.join(registry.names())}. Did you mean 'vae'?"),
     (TABLE.replace('neg_elbo', 'negelbo'), "table 'A': unknown metric 'negelbo'; there "
      "are neg_elbo. Did you mean 'neg_elbo'?"),
+    (TABLE + "also = {coverage = 'c'}", "table 'A': unknown metric 'coverage'; there "
+     "are neg_elbo."),
+    (TABLE + 'also = {neg_elbo = 3}', "table 'A': an entry of also is 3; make it text, "
+     "as in 'joint'."),
     (TABLE.replace("'neg_elbo'", '3'), "table 'A': metric is 3; make it text, as in "
      "'joint'.")])
 def test_errors_in_the_head_of_a_table(read, text, words):
