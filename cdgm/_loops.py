@@ -93,8 +93,10 @@ def _inside(eqn: Any, given: Sequence[Any]
     params, name = eqn.params, eqn.primitive.name
     if name == 'scan':
         body = params['jaxpr']
-        inputs = [*given[:params['num_consts']],
-                  *[None] * (len(body.jaxpr.invars) - params['num_consts'])]
+        # jax 0.12 says how the inputs divide, and no longer how many are constants.
+        consts = params['num_consts'] if 'num_consts' in params else len(
+            list(params['ft_in'].unpack()[0]))
+        inputs = [*given[:consts], *[None] * (len(body.jaxpr.invars) - consts)]
         return [(body, params['length'], inputs)]
     if name == 'while':
         skip = params['cond_nconsts']
