@@ -16,6 +16,8 @@ With --samples, a classifier judges so many of them, beside real images and thos
 Gaussian mixture, in scores.txt at the end; doctor.txt says what ails the game.
 """
 
+import warnings
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -143,14 +145,6 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     model = nets(values, data.train.examples.shape[1:], classes)
     game = play(values, model, _strengths(values))
 
-    def descent(hyper):
-        descended = play(values, model, hyper).losses
-        return cdgm.block_descent({name: cdgm.Block(
-            name, descended[name], _tx(values, hyper, name)) for name in BLOCKS})
-
-    def model_state(key):
-        return game.model_state(jax.eval_shape(model.init, key), key)
-
     def asked(count):
         return jnp.arange(count) % classes if classes else None
 
@@ -181,12 +175,48 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
 
     images = jnp.asarray(data.train.examples)
     examples = (images, jnp.asarray(labels)) if classes else images
-    return Task(
-        init=model.init, descent=descent, order=_order(values),
+    plain = Task(
+        init=model.init, descent=_descent(values, model), order=_order(values),
         examples=examples,
         prepare=lambda images, key: images, evaluate=evaluate, draw=draw,
         batch_size=values.batch_size, fresh=values.fresh_minibatches,
-        model_state=model_state if game.stateful else None, snapshot=snapshot)
+        model_state=_model_state(game, model), snapshot=snapshot)
+    return plain._replace(costs=_lazy_costs(values, model, plain))
+
+
+def _descent(values: flags.FlagValues, model: Any, *unpaid: str):
+    """Strengths -> the players' blocks, without the penalties named."""
+    def descent(hyper):
+        descended = _without(values, model, hyper, unpaid).losses
+        return cdgm.block_descent({name: cdgm.Block(
+            name, descended[name], _tx(values, hyper, name)) for name in BLOCKS})
+
+    return descent
+
+
+def _without(values: flags.FlagValues, model: Any, hyper: dict[str, Any],
+             unpaid: Collection[str]) -> losses.GanGame:
+    with warnings.catch_warnings():
+        if unpaid:  # what is warned of is a game that nobody plays
+            warnings.simplefilter('ignore')
+        return play(values, model, {
+            name: each for name, each in hyper.items() if name not in unpaid})
+
+
+def _model_state(game: losses.GanGame, model: Any):
+    return (lambda key: game.model_state(jax.eval_shape(model.init, key), key)
+            ) if game.stateful else None
+
+
+def _lazy_costs(values: flags.FlagValues, model: Any, plain: Task
+                ) -> list[tuple[float, Task]]:
+    """Of one step in --lazy that of all penalties, of the others that of none."""
+    if not values.lazy:
+        return []
+    free = plain._replace(
+        descent=_descent(values, model, *_PENALTIES), model_state=_model_state(
+            _without(values, model, _strengths(values), _PENALTIES), model))
+    return [(1 / values.lazy, plain), (1 - 1 / values.lazy, free)]
 
 
 def check_settings(values: flags.FlagValues, data: Dataset) -> None:

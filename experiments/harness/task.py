@@ -7,7 +7,7 @@ what is given share one program, one after another or side by side.
 Shapes   N seeds side by side, U updates a cycle, M minibatches an epoch, B batch size.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -53,6 +53,8 @@ class Task(NamedTuple):
       snapshot: (params) or (params, model_state) -> an array that shows what was
         trained, such as images. That of the first seed is kept at each evaluation, for
         `draw` to find by `snapshots.read`; None keeps nothing.
+      costs: where steps differ in cost, as with a lazy penalty: (share of the steps, a
+        task whose steps cost that), which are counted in place of this one.
     """
 
     init: Callable[[jax.Array], Any]
@@ -66,6 +68,7 @@ class Task(NamedTuple):
     fresh: bool
     model_state: Callable[[jax.Array], Any] | None = None
     snapshot: Callable[..., jax.Array] | None = None
+    costs: Sequence[tuple[float, 'Task']] = ()
 
     @property
     def blocks(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from experiments.harness import cli
 from experiments.harness.errors import SettingError
 from experiments.harness.runs import snapshots
 from experiments.harness.runs.run_folder import load_params, read_rows
+from experiments.harness.train.flops import count_costs
 
 TINY = ('--widths=8', '--channels=4', '--latent=2', '--cycles=4', '--evaluations=2',
         '--r1=0')
@@ -112,6 +113,22 @@ def test_all_settings_at_once(run):
                  '--lazy=2', '--spectral_norm=1', '--packing=2', '--instance_noise=0.1',
                  '--average=0.9', '--shared_noise', '--order=discriminator,generator*2')
     assert read_rows(folder)[-1]['cycle'] == 4
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize('order', ['discriminator,generator',
+                                   'discriminator*2,generator'])
+def test_a_lazy_penalty_is_charged_for_as_often_as_it_is_due(order):
+    def costs(*more):
+        values = cli.parse(gan.define_flags, [*TINY[:-1], f'--order={order}', *more])
+        task = gan.task(values, load('digits'))
+        given = jax.tree.map(lambda x: x[0], gan.EXPERIMENT.traced_inputs(values))
+        counted = count_costs(task, given)
+        return counted.cycle + sum(counted.step)
+
+    always, never, lazy = costs('--r1=1'), costs('--r1=0'), costs('--r1=1', '--lazy=8')
+    # In a conditional it is another program: it shares no forward pass with the loss.
+    assert 0.7 < (lazy - never) / ((always - never) / 8) < 1.3
 
 
 @pytest.mark.slow
