@@ -17,7 +17,6 @@ Gaussian mixture, in scores.txt at the end; doctor.txt says what ails the game.
 """
 
 import warnings
-from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -162,8 +161,9 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
 
     def draw(folder, params, *state):
         figures.grid(folder / 'samples.png', generate(params, *state))
-        gan_doctor.write(folder, game, params, *state, batch=jax.tree.map(
-            lambda x: x[:values.batch_size], examples))
+        gan_doctor.write_game(
+            folder, game, values.latent, params, *state,
+            batch=jax.tree.map(lambda x: x[:values.batch_size], examples))
         gan_scores.draw_training(folder)
         if judge is not None:
             many = _latents(values, values.samples)
@@ -176,47 +176,43 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     images = jnp.asarray(data.train.examples)
     examples = (images, jnp.asarray(labels)) if classes else images
     plain = Task(
-        init=model.init, descent=_descent(values, model), order=_order(values),
+        init=model.init, descent=_descent(values, model, True), order=_order(values),
         examples=examples,
         prepare=lambda images, key: images, evaluate=evaluate, draw=draw,
         batch_size=values.batch_size, fresh=values.fresh_minibatches,
-        model_state=_model_state(game, model), snapshot=snapshot)
-    return plain._replace(costs=_lazy_costs(values, model, plain))
+        model_state=model_state(game, model), snapshot=snapshot)
+    return charge_lazily(values, plain, plain._replace(
+        descent=_descent(values, model, False), model_state=model_state(
+            play(values, model, _strengths(values), penalised=False), model)))
 
 
-def _descent(values: flags.FlagValues, model: Any, *unpaid: str):
-    """Strengths -> the players' blocks, without the penalties named."""
+def _descent(values: flags.FlagValues, model: Any, penalised: bool):
+    """Strengths -> the players' blocks."""
     def descent(hyper):
-        descended = _without(values, model, hyper, unpaid).losses
+        descended = play(values, model, hyper, penalised).losses
         return cdgm.block_descent({name: cdgm.Block(
             name, descended[name], _tx(values, hyper, name)) for name in BLOCKS})
 
     return descent
 
 
-def _without(values: flags.FlagValues, model: Any, hyper: dict[str, Any],
-             unpaid: Collection[str]) -> losses.GanGame:
-    with warnings.catch_warnings():
-        if unpaid:  # what is warned of is a game that nobody plays
-            warnings.simplefilter('ignore')
-        return play(values, model, {
-            name: each for name, each in hyper.items() if name not in unpaid})
-
-
-def _model_state(game: losses.GanGame, model: Any):
+def model_state(game: losses.GanGame, model: Any):
+    """What `Task.model_state` is of a game: key -> model state, or None."""
     return (lambda key: game.model_state(jax.eval_shape(model.init, key), key)
             ) if game.stateful else None
 
 
-def _lazy_costs(values: flags.FlagValues, model: Any, plain: Task
-                ) -> list[tuple[float, Task]]:
-    """Of one step in --lazy that of all penalties, of the others that of none."""
+def charge_lazily(values: flags.FlagValues, plain: Task, free: Task) -> Task:
+    """Charge for the penalties as often as --lazy has them computed.
+
+    Args:
+      values: the flags.
+      plain: with the penalties.
+      free: without, see `play`.
+    """
     if not values.lazy:
-        return []
-    free = plain._replace(
-        descent=_descent(values, model, *_PENALTIES), model_state=_model_state(
-            _without(values, model, _strengths(values), _PENALTIES), model))
-    return [(1 / values.lazy, plain), (1 - 1 / values.lazy, free)]
+        return plain
+    return plain._replace(costs=[(1 / values.lazy, plain), (1 - 1 / values.lazy, free)])
 
 
 def check_settings(values: flags.FlagValues, data: Dataset) -> None:
@@ -255,13 +251,25 @@ def nets(values: flags.FlagValues, image_shape: tuple[int, ...], classes: int) -
                       packing)
 
 
-def play(values: flags.FlagValues, model: Any, hyper: dict[str, Any]
-         ) -> losses.GanGame:
+def play(values: flags.FlagValues, model: Any, hyper: dict[str, Any],
+         penalised: bool = True) -> losses.GanGame:
     """The losses of the two players, given the strengths that are not 0.
+
+    Args:
+      values: the flags.
+      model: the nets.
+      hyper: name -> strength; others are passed over.
+      penalised: otherwise the penalties are left out, and nobody is to play it: it is
+        for the FLOPs of a step at which they are not due.
 
     Raises:
       SettingError: flags do not go together.
     """
+    if not penalised:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of a game that nobody plays
+            return play(values, model, {name: each for name, each in hyper.items()
+                                        if name not in _PENALTIES})
     try:
         return losses.gan_game(
             model.generate, model.discriminate, values.latent,

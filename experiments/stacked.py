@@ -31,7 +31,7 @@ import cdgm
 from cdgm import metrics, models
 from cdgm import data as datasets
 from cdgm.data import Dataset
-from experiments import gan, gan_scores
+from experiments import gan, gan_doctor, gan_scores
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
@@ -101,15 +101,12 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     order, game = _order(values), gan.play(values, model, gan.hyper(values))
     cycles = training_flags.read_cycles(values, len(data.train.examples))
 
-    def descent(hyper):
-        played = gan.play(values, model, hyper)
+    def descent(hyper, penalised=True):
+        played = gan.play(values, model, hyper, penalised)
         return cdgm.block_descent({
             name: cdgm.Block(name, played.losses[name], optimiser(
                 values, hyper, name, cycles * max(order.updates.count(name), 1)))
             for name in gan.BLOCKS})
-
-    def model_state(key):
-        return game.model_state(jax.eval_shape(model.init, key), key)
 
     def sample(params, state, latent):
         return game.sample(params, state[0] if state else None, latent)
@@ -124,14 +121,21 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         images = sample(params, state, _latents(values, gan_scores.SHOWN))
         return jnp.round(255 * images).astype(jnp.uint8)
 
-    return Task(
+    def draw(folder, params, *state):
+        _draw(values, data, judge, jax.jit(partial(sample, params, state)), folder)
+        digits = jnp.asarray(data.train.examples[:values.batch_size])
+        gan_doctor.write_game(folder, game, values.latent, params, *state,
+                              batch=datasets.stack(digits))
+
+    plain = Task(
         init=model.init, descent=descent, order=order,
         examples=jnp.asarray(data.train.examples),
         prepare=lambda digits, key: datasets.stack(digits), evaluate=evaluate,
-        draw=lambda folder, params, *state: _draw(
-            values, data, judge, jax.jit(partial(sample, params, state)), folder),
-        batch_size=values.batch_size, fresh=values.fresh_minibatches,
-        model_state=model_state if game.stateful else None, snapshot=snapshot)
+        draw=draw, batch_size=values.batch_size, fresh=values.fresh_minibatches,
+        model_state=gan.model_state(game, model), snapshot=snapshot)
+    return gan.charge_lazily(values, plain, plain._replace(
+        descent=partial(descent, penalised=False), model_state=gan.model_state(
+            gan.play(values, model, gan.hyper(values), penalised=False), model)))
 
 
 def _judge(values: flags.FlagValues, data: Dataset) -> Judge:
@@ -257,7 +261,8 @@ EXPERIMENT = Experiment(
     {'samples.png': 'Samples', 'channels.png': 'Channels of 24 samples',
      'modes.png': 'Images of each mode',
      'training.gif': 'Samples of one noise over the training',
-     'training.png': 'The same, a row an evaluation', 'scores.txt': 'Scores'}, load)
+     'training.png': 'The same, a row an evaluation', 'scores.txt': 'Scores',
+     'doctor.txt': 'What the doctor says'}, load)
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ from absl import flags
 import cdgm
 from cdgm import losses, models
 from cdgm.data import Dataset
-from experiments import gan, gan_scores
+from experiments import gan, gan_doctor, gan_scores
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.report import figures
 from experiments.harness.task import Experiment, Task, check_images
@@ -159,6 +159,25 @@ def _draw(values: flags.FlagValues, model: models.VAEGAN, judge: Judge, data: Da
             test[:_SHOWN], rebuilt[:_SHOWN], 16), columns=16)
         images['reconstructions, test split'] = rebuilt
     gan_scores.write_judgement(folder, judge, data, images, None)
+    if 'discriminator' in params:
+        _diagnose(values, model, folder, params,
+                  jnp.asarray(data.train.examples[:values.batch_size]))
+
+
+def _diagnose(values: flags.FlagValues, model: models.VAEGAN, folder: Path, params: Any,
+              batch: jax.Array) -> None:
+    """Write doctor.txt."""
+    def points(params, batch, key):
+        latent = jax.random.normal(key, (len(batch), model.latent_size))
+        return batch, model.decode(params, latent)
+
+    def logits(params, batch, key):
+        real, fake = (model.discriminate(params, x)[0]
+                      for x in points(params, batch, key))
+        return real, fake
+
+    gan_doctor.write(folder, block_losses(values.model, model, hyper(values)), params,
+                     batch=batch, logits=logits, points=points)
 
 
 def _in_turns(above, below, columns: int):
@@ -181,7 +200,8 @@ EXPERIMENT = Experiment(
                'inception_score': 'higher', 'pixel_error': 'lower'},
     define_flags, traced, hyper, task,
     {'samples.png': 'Samples', 'reconstructions.png': 'Test images, and below them '
-     'their reconstructions', 'scores.txt': 'Scores'})
+     'their reconstructions', 'scores.txt': 'Scores',
+     'doctor.txt': 'What the doctor says'})
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':
