@@ -3,6 +3,7 @@
     ./launch.sh language_model                            # python_docs, about 3 minutes
     ./launch.sh language_model --order=joint
     ./launch.sh language_model --riders=3e-4 --reach=all  # the rest by sign on the way
+    ./launch.sh language_model --dataset=names           # first names, made up
     ./launch.sh language_model --dataset=shakespeare --run_dir=RUN
     ./launch.sh language_model --from_run=RUN             # adapt it to python_docs
 
@@ -45,7 +46,8 @@ from experiments.harness.task import Experiment, Task
 # one text can be adapted to another.
 VOCABULARY = '\n' + ''.join(map(chr, range(32, 127))) + '\N{REPLACEMENT CHARACTER}'
 
-_TEXTS = {'python_docs': datasets.python_docs, 'shakespeare': datasets.shakespeare}
+_TEXTS = {'python_docs': datasets.python_docs, 'shakespeare': datasets.shakespeare,
+          'names': datasets.names_text}
 _ORDERS = ('joint', 'ascending', 'descending', 'shuffled', 'uniform', 'gradient_share')
 _OPTIMISERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     'adam': partial(optax.scale_by_adam, b2=0.99),

@@ -20,6 +20,8 @@ from cdgm.data.fsdd import fsdd as fsdd
 from cdgm.data.mixtures import Mixture as Mixture
 from cdgm.data.mnist import fashion_mnist as fashion_mnist
 from cdgm.data.mnist import mnist as mnist
+from cdgm.data.names import names as names
+from cdgm.data.names import names_text as names_text
 from cdgm.data.notes import notes as notes
 from cdgm.data.python_docs import python_docs as python_docs
 from cdgm.data.shakespeare import shakespeare as shakespeare
@@ -43,6 +45,7 @@ DATASETS: dict[str, Callable[[Directory | None], Dataset]] = {
     'stacked_mnist': stacked_mnist,
     'python_docs': python_docs,
     'shakespeare': shakespeare,
+    'names': names,
     'notes': notes,
     'fsdd': fsdd,
     'folder': audio_folder,

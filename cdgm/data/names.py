@@ -6,7 +6,8 @@ and more in the file, so 12 % of its test names stand in its training part too;
 `unseen` says which do not.
 
 Shapes   N names; tokens int32[N, 16]: letters are 1 to 26, the end mark, and what comes
-         after it, 0; lengths int32[N], letters and the end mark.
+         after it, 0; lengths int32[N], letters and the end mark. As a text, N windows
+         of T characters (`length`); what is left at the end is dropped.
 Source   karpathy/makemore (MIT), names.txt; split: nn-zero-to-hero, part 2.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 from cdgm.data.dataset import Dataset, Split
 from cdgm.data.fetch import fetch
 from cdgm.data.files import Directory, File, parse
+from cdgm.data.windows import windows
 
 VOCABULARY = '.' + string.ascii_lowercase
 LENGTH = 16  # fifteen letters and the end mark
@@ -35,15 +37,41 @@ def names(data_dir: Directory | None = None) -> Dataset:
     Raises:
       DataError: the file is missing, altered, or cannot be downloaded.
     """
+    parts, sha256 = _lecture_split(data_dir)
+    train, validation, test = (Split(tokenise(part), None) for part in parts)
+    return Dataset('names', train, validation, test, {FILE.name: sha256}, VOCABULARY)
+
+
+def names_text(data_dir: Directory | None = None, *, length: int = 128) -> Dataset:
+    """Load the lecture split as one text, a newline after each name, in windows.
+
+    Args:
+      data_dir: where names.txt is; see `cdgm.data.fetch.fetch`.
+      length: T, characters a window.
+
+    Returns:
+      A `Dataset` whose examples are int32[N, T], indices into its `vocabulary`: the
+      newline and 26 letters.
+
+    Raises:
+      DataError: the file is missing, altered, or cannot be downloaded.
+      ValueError: length is not positive, or longer than the shortest text.
+    """
+    parts, sha256 = _lecture_split(data_dir)
+    vocabulary = '\n' + VOCABULARY[1:]
+    train, validation, test = (
+        Split(windows(''.join(f'{word}\n' for word in part), vocabulary, length), None)
+        for part in parts)
+    return Dataset('names', train, validation, test, {FILE.name: sha256}, vocabulary)
+
+
+def _lecture_split(data_dir: Directory | None) -> tuple[list[list[str]], str]:
+    """Words to train on, to choose and to test on; the file's SHA-256."""
     content = fetch('names', (FILE,), data_dir)[FILE.name]
     words = parse(content, lambda data: data.decode('ascii').split())
     random.Random(42).shuffle(words)
     first, second = int(0.8 * len(words)), int(0.9 * len(words))
-    train, validation, test = (
-        Split(tokenise(part), None)
-        for part in (words[:first], words[first:second], words[second:]))
-    return Dataset('names', train, validation, test, {FILE.name: content.sha256},
-                   VOCABULARY)
+    return [words[:first], words[first:second], words[second:]], content.sha256
 
 
 def tokenise(words: list[str], length: int = LENGTH) -> tuple[np.ndarray, np.ndarray]:

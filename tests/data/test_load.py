@@ -9,7 +9,8 @@ def test_loads_by_name():
     assert data.load('digits').name == 'digits'
     assert list(data.DATASETS) == [
         'digits', 'mnist', 'binarized_mnist', 'fashion_mnist', 'stacked_digits',
-        'stacked_mnist', 'python_docs', 'shakespeare', 'notes', 'fsdd', 'folder']
+        'stacked_mnist', 'python_docs', 'shakespeare', 'names', 'notes', 'fsdd',
+        'folder']
 
 
 @pytest.mark.parametrize('name', [

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cdgm.data.files import DataError
-from cdgm.data.names import names, spell, tokenise, unseen
+from cdgm.data.names import names, names_text, spell, tokenise, unseen
 
 
 def test_words_come_back():
@@ -32,3 +32,14 @@ def test_the_lecture_split_is_that_of_the_notebooks(real_folder):
     assert [part.examples[1].sum() for part in parts] == [182_625, 22_655, 22_866]
     new = unseen(data.test.examples[0], data.train.examples[0])
     np.testing.assert_allclose(1 - new.mean(), 0.118, atol=5e-4)
+
+
+def test_as_a_text_they_are_the_same_names(real_folder):
+    folder = real_folder('names').parent
+    apart, text = names(folder), names_text(folder, length=8)
+    for words, split in (apart.train, text.train), (apart.test, text.test):
+        tokens = split.examples.reshape(-1)
+        whole = np.concatenate([row[:count] for row, count in zip(*words.examples)])
+        np.testing.assert_array_equal(tokens, whole[:len(tokens)])
+        assert len(whole) - len(tokens) < 8
+    assert text.vocabulary == '\nabcdefghijklmnopqrstuvwxyz'
