@@ -48,7 +48,7 @@ PRESETS = {
                     ('non_saturating', 'relativistic', 'least_squares', 'hinge'),
                     ORDERS, ('none', 'r1', 'r1+r2'), 10, 8000, 2500),
     'best': Preset(('ring', 'grid'), ('relativistic',), ('1:1',), ('r1+r2',), 10,
-                   40_000, 5000, Setting(cooling=1., learning_rate=3e-3))}
+                   70_000, 5000, Setting(cooling=1., learning_rate=3e-3))}
 
 
 class Plan(NamedTuple):
