@@ -25,8 +25,7 @@ from jax import lax
 
 from benchmarks import measure, peers, problems
 from benchmarks.measure import Bar, Program
-from cdgm.models.convolution import convolve as convolve_patches
-from cdgm.models.convolution import patches_of
+from cdgm.models import convolution
 
 WIDTHS = (100, 128, 256, 512, 1024, 784)  # of the generator
 CHANNELS = (1, 64, 128, 128)  # of the discriminator
@@ -125,7 +124,7 @@ def patch_program() -> Program:
         image = jnp.ones((problems.GAN_BATCH, side, side, channels))
 
         def see(x):
-            return patches_of(x, (KERNEL, KERNEL), 2)
+            return convolution.patches_of(x, (KERNEL, KERNEL), 2)
 
         def unsee(patches, shape=image.shape):
             return jax.linear_transpose(see, jnp.zeros(shape))(patches)[0]
@@ -140,17 +139,14 @@ def convolution_programs() -> dict[str, Program]:
     x = jnp.ones((problems.GAN_BATCH, SIDES[1], SIDES[1], CHANNELS[1]))
     kernel = jnp.ones((KERNEL, KERNEL, *CHANNELS[1:3]))
 
-    def plain(x, kernel):
-        return lax.conv_general_dilated(x, kernel, (2, 2), 'SAME',
-                                        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-
     def gradient(convolve):
         return lambda x, kernel, y: jax.vjp(partial(convolve, x), kernel)[1](y)
 
-    y = plain(x, kernel)
+    y = convolution.plain(x, kernel, 2)
     return {f'{name}, {what}': scanned([(function, given)])
-            for name, convolve in (('patches', partial(convolve_patches, strides=2)),
-                                   ('plain', plain))
+            for name, convolve in (
+                ('patches', partial(convolution.convolve, strides=2)),
+                ('plain', partial(convolution.plain, strides=2)))
             for what, function, given in (
                 ('forward', convolve, (x, kernel)),
                 ("kernel's gradient", gradient(convolve), (x, kernel, y)))}

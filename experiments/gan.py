@@ -17,6 +17,7 @@ Gaussian mixture, in scores.txt at the end; doctor.txt says what ails the game.
 """
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -175,25 +176,18 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
 
     images = jnp.asarray(data.train.examples)
     examples = (images, jnp.asarray(labels)) if classes else images
-    plain = Task(
-        init=model.init, descent=_descent(values, model, True), order=_order(values),
-        examples=examples,
-        prepare=lambda images, key: images, evaluate=evaluate, draw=draw,
-        batch_size=values.batch_size, fresh=values.fresh_minibatches,
-        model_state=model_state(game, model), snapshot=snapshot)
-    return charge_lazily(values, plain, plain._replace(
-        descent=_descent(values, model, False), model_state=model_state(
-            play(values, model, _strengths(values), penalised=False), model)))
 
-
-def _descent(values: flags.FlagValues, model: Any, penalised: bool):
-    """Strengths -> the players' blocks."""
-    def descent(hyper):
+    def descent(hyper, penalised=True):
         descended = play(values, model, hyper, penalised).losses
         return cdgm.block_descent({name: cdgm.Block(
             name, descended[name], _tx(values, hyper, name)) for name in BLOCKS})
 
-    return descent
+    plain = Task(
+        init=model.init, descent=descent, order=_order(values), examples=examples,
+        prepare=lambda images, key: images, evaluate=evaluate, draw=draw,
+        batch_size=values.batch_size, fresh=values.fresh_minibatches,
+        model_state=model_state(game, model), snapshot=snapshot)
+    return charge_lazily(values, model, plain, descent)
 
 
 def model_state(game: losses.GanGame, model: Any):
@@ -202,16 +196,21 @@ def model_state(game: losses.GanGame, model: Any):
             ) if game.stateful else None
 
 
-def charge_lazily(values: flags.FlagValues, plain: Task, free: Task) -> Task:
+def charge_lazily(values: flags.FlagValues, model: Any, plain: Task,
+                  descent: Callable[..., cdgm.Descent]) -> Task:
     """Charge for the penalties as often as --lazy has them computed.
 
     Args:
       values: the flags.
+      model: the nets.
       plain: with the penalties.
-      free: without, see `play`.
+      descent: its own, which may be told penalised=False, as `play`.
     """
     if not values.lazy:
         return plain
+    unpaid = play(values, model, _strengths(values), penalised=False)
+    free = plain._replace(descent=partial(descent, penalised=False),
+                          model_state=model_state(unpaid, model))
     return plain._replace(costs=[(1 / values.lazy, plain), (1 - 1 / values.lazy, free)])
 
 

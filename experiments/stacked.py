@@ -133,9 +133,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         prepare=lambda digits, key: datasets.stack(digits), evaluate=evaluate,
         draw=draw, batch_size=values.batch_size, fresh=values.fresh_minibatches,
         model_state=gan.model_state(game, model), snapshot=snapshot)
-    return gan.charge_lazily(values, plain, plain._replace(
-        descent=partial(descent, penalised=False), model_state=gan.model_state(
-            gan.play(values, model, gan.hyper(values), penalised=False), model)))
+    return gan.charge_lazily(values, model, plain, descent)
 
 
 def _judge(values: flags.FlagValues, data: Dataset) -> Judge:

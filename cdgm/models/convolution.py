@@ -62,10 +62,11 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: int = 1) -> jax.Array:
     """
     return lax.platform_dependent(
         x, kernel, cpu=partial(_patches_product, strides=strides),
-        default=partial(_plain, strides=strides))
+        default=partial(plain, strides=strides))
 
 
-def _plain(x, kernel, *, strides):
+def plain(x: jax.Array, kernel: jax.Array, strides: int = 1) -> jax.Array:
+    """Convolve as XLA does; arguments and result are those of `convolve`."""
     return lax.conv_general_dilated(
         x, kernel, (strides, strides), 'SAME',
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'))

@@ -124,15 +124,23 @@ def _drawings(result: Results) -> list[str]:
             artifacts.figure(svg, 'svg+xml', '', f'{metric} against {along}')
             for along, svg in panels.curves(rows, result.table.metric).items()]),
         paragraph(note, 'note'),
-        *(part for name, title in figures.TRAINING_PARTS.items()
-          if any(name in row for runs in rows for run in runs for row in run)
-          for part in (
-              f'<h3>{html.escape(title.capitalize())}, before its own move</h3>',
-              artifacts.gallery('panels', [
-                  artifacts.figure(svg, 'svg+xml', line.name, f'{title}: {line.name}')
-                  for line, svg in zip(drawn, panels.training(rows, name))]))),
+        *_training(drawn, rows),
         *(_artifacts(there, file, title)
           for file, title in result.artifacts.items())]
+
+
+def _training(drawn: Sequence[Line], rows: Sequence[Sequence[panels.Rows]]
+              ) -> list[str]:
+    """What training says of each block, a panel a row of the table."""
+    parts = []
+    for name, title in figures.TRAINING_PARTS.items():
+        if any(name in row for runs in rows for run in runs for row in run):
+            parts += [
+                f'<h3>{html.escape(title.capitalize())}, before its own move</h3>',
+                artifacts.gallery('panels', [
+                    artifacts.figure(svg, 'svg+xml', line.name, f'{title}: {line.name}')
+                    for line, svg in zip(drawn, panels.training(rows, name))])]
+    return parts
 
 
 def _legend(names: Sequence[str]) -> str:

@@ -45,14 +45,13 @@ def count_costs(task: Task, given: TracedInputs) -> Costs:
       task: what is trained.
       given: of one seed, or what it is like.
     """
+    none = np.zeros(len(task.blocks))
     if task.costs:
         parts = [(share, count_costs(each, given)) for share, each in task.costs]
-        none = np.zeros(len(task.blocks))
         return Costs(sum(share * one.cycle for share, one in parts),
                      sum((share * one.step for share, one in parts), none),
                      sum((share * one.probe for share, one in parts), none))
     updates, choice = task.order.updates, task.order.choice
-    none = np.zeros(len(task.blocks))
     state, batch = abstract_state(task, given)
     if choice is None and len(set(updates)) == len(updates):
         def stack(tree, *axes):
