@@ -24,7 +24,7 @@ from absl import flags
 
 from cdgm import audio, losses
 from cdgm.data import Dataset, audio_folder, load
-from experiments.gan import define_player_flags
+from experiments.gan import define_game_flags, define_player_flags, strengths
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.task import Experiment, Task
@@ -78,10 +78,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum('loss', 'non_saturating', sorted(losses.GAN_LOSSES), 'Of the two '
                       'players of a GAN.', **own)
     define_player_flags(own)
-    flags.DEFINE_float('r2', 0., 'The same at the samples.', lower_bound=0., **own)
-    flags.DEFINE_float('average', 0.999, 'Decay of the average of the generator, from '
-                       'which samples come.', lower_bound=0., upper_bound=0.99999,
-                       **own)
+    define_game_flags(own)
+    values.set_default('average', 0.999)
+    training_flags.define_cosine(values, default=True)
     flags.DEFINE_integer('mels', 64, 'Rows of an image.', lower_bound=1, **own)
     flags.DEFINE_integer('rate', 8000, 'Samples a second to which the recordings of '
                          '--dataset=folder are brought.', lower_bound=1000, **own)
@@ -96,15 +95,12 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def traced(values: flags.FlagValues) -> tuple[str, ...]:
     """Flags that only change numbers; without a penalty there is no program for it."""
-    return ('seed', 'learning_rate', *(_weights(values) if values.model == 'gan' else
-                                       ('beta', 'sigma')))
+    return ('seed', 'learning_rate', *_weights(values))
 
 
 def hyper(values: flags.FlagValues) -> dict[str, Any]:
     """What the task is given beside the seed."""
-    names = _weights(values) if values.model == 'gan' else ('beta', 'sigma')
-    return {'rates': _order(values).rates,
-            **{name: getattr(values, name) for name in names}}
+    return {'rates': _order(values).rates, **_weights(values)}
 
 
 def load_sounds(values: flags.FlagValues) -> Dataset:
@@ -137,13 +133,15 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         augment=audio.augment)
     bench = Bench(data, settings, train, test, judge, values.samples,
                   len(data.classes or ()) if values.conditional else 0)
-    if values.model == 'vae':
-        return vae.task(given, bench, order)
-    return gan.task(given, bench, order, losses.GAN_LOSSES[values.loss])
+    cycles = training_flags.read_cycles(values, len(train.images))
+    model = {'vae': vae, 'gan': gan}[values.model]
+    return model.task(given, bench, order, cycles)
 
 
-def _weights(values: flags.FlagValues) -> tuple[str, ...]:
-    return tuple(name for name in ('r1', 'r2') if getattr(values, name))
+def _weights(values: flags.FlagValues) -> dict[str, float]:
+    if values.model == 'gan':
+        return strengths(values)
+    return {name: getattr(values, name) for name in ('beta', 'sigma')}
 
 
 def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:

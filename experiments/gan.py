@@ -41,6 +41,8 @@ BLOCKS = ('discriminator', 'generator')
 # Enough for a standard error well below the distances between runs.
 _SAMPLES = 1000
 
+_FORGETFUL = 0.99  # Adam's beta2
+
 # Strengths, which are given to the program where they are not 0.
 _PENALTIES = {'r1': losses.r1, 'r2': losses.r2,
               'gradient_penalty': losses.gradient_penalty}
@@ -64,8 +66,8 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer('latent', 100, 'Dimensions of the latent.', lower_bound=1,
                          **own)
     define_player_flags(own)
-    # None, not the default itself: a trial keeps the name that it had without the flag.
-    _define_game_flags(own)
+    _define_net_flags(own)
+    define_game_flags(own)
     define_score_flags(own)
 
 
@@ -78,9 +80,8 @@ def define_player_flags(own: dict[str, Any]) -> None:
                        lower_bound=0., upper_bound=1., **own)
 
 
-def _define_game_flags(own: dict[str, Any]) -> None:
-    """What `losses.gan_game` takes, and the nets."""
-    positive = {'lower_bound': 0., **own}
+def _define_net_flags(own: dict[str, Any]) -> None:
+    """What the nets are, and what they are told."""
     flags.DEFINE_enum('net', None, ['reference', 'dcgan'], 'A perceptron against '
                       'convolutions, or convolutions both (see `models.dcgan`, of its '
                       'own widths and channels).', **own)
@@ -89,6 +90,13 @@ def _define_game_flags(own: dict[str, Any]) -> None:
     flags.DEFINE_enum('frozen', None, losses.FROZEN, 'What the batch normalisation of '
                       'the net that does not move does: take the statistics of the '
                       'minibatch, keep them too, or go by the running ones.', **own)
+    flags.DEFINE_bool('conditional', None, 'Tell both nets the class.', **own)
+
+
+def define_game_flags(own: dict[str, Any]) -> None:
+    """Add what `losses.gan_game` takes beside the nets and the loss."""
+    # None, not the default itself: a trial keeps the name that it had without the flag.
+    positive = {'lower_bound': 0., **own}
     flags.DEFINE_float('r2', None, 'Strength of the penalty as of --r1 at the '
                        'samples.', **positive)
     flags.DEFINE_float('gradient_penalty', None, 'Weight of WGAN-GP\'s penalty E(|grad '
@@ -112,7 +120,6 @@ def _define_game_flags(own: dict[str, Any]) -> None:
     flags.DEFINE_bool('shared_noise', None, 'The generator\'s steps take the noise of '
                       'the discriminator\'s last one; with no-, each step has its own '
                       'even on a shared minibatch.', **own)
-    flags.DEFINE_bool('conditional', None, 'Tell both nets the class.', **own)
 
 
 def define_score_flags(own: dict[str, Any]) -> None:
@@ -128,12 +135,12 @@ def define_score_flags(own: dict[str, Any]) -> None:
 
 def traced(values: flags.FlagValues) -> tuple[str, ...]:
     """Flags that only change numbers; without a penalty there is no program for it."""
-    return ('seed', 'learning_rate', *_strengths(values))
+    return ('seed', 'learning_rate', *strengths(values))
 
 
 def hyper(values: flags.FlagValues) -> dict[str, Any]:
     """What the task is given beside the seed."""
-    return {'rates': _order(values).rates, **_strengths(values)}
+    return {'rates': _order(values).rates, **strengths(values)}
 
 
 def task(values: flags.FlagValues, data: Dataset) -> Task:
@@ -143,7 +150,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     classes = int(np.max(labels)) + 1 if values.conditional and (
         labels is not None) else 0
     model = nets(values, data.train.examples.shape[1:], classes)
-    game = play(values, model, _strengths(values))
+    game = play(values, model, strengths(values))
 
     def asked(count):
         return jnp.arange(count) % classes if classes else None
@@ -208,7 +215,7 @@ def charge_lazily(values: flags.FlagValues, model: Any, plain: Task,
     """
     if not values.lazy:
         return plain
-    unpaid = play(values, model, _strengths(values), penalised=False)
+    unpaid = play(values, model, strengths(values), penalised=False)
     free = plain._replace(descent=partial(descent, penalised=False),
                           model_state=model_state(unpaid, model))
     return plain._replace(costs=[(1 / values.lazy, plain), (1 - 1 / values.lazy, free)])
@@ -232,7 +239,7 @@ def check_settings(values: flags.FlagValues, data: Dataset) -> None:
     if values.normalisation and values.net != 'dcgan':
         raise SettingError(f'--normalisation={values.normalisation} is of --net=dcgan, '
                            'and the other nets have none; leave it out.')
-    if values.lazy and not any(map(_strengths(values).get, _PENALTIES)):
+    if values.lazy and not any(map(strengths(values).get, _PENALTIES)):
         raise SettingError(f'--lazy={values.lazy} is how often a penalty is computed, '
                            'and there is none; give one, as --r1=1.')
 
@@ -279,9 +286,7 @@ def play(values: flags.FlagValues, model: Any, hyper: dict[str, Any],
             label_smoothing=hyper.get('label_smoothing', 0.),
             instance_noise=hyper.get('instance_noise', 0.), average=values.average,
             conditional=bool(values.conditional), clipped='clip' in hyper,
-            spectral_norm=values.spectral_norm or 0,
-            nets_state=getattr(model, 'nets_state', None),
-            frozen=values.frozen or 'batch')
+            spectral_norm=values.spectral_norm or 0, **_normalised(values, model))
     except ValueError as error:
         raise SettingError(f'--loss={values.loss}: {error}') from None
 
@@ -289,6 +294,13 @@ def play(values: flags.FlagValues, model: Any, hyper: dict[str, Any],
 def _tx(values: flags.FlagValues, hyper: dict[str, Any], name: str
         ) -> optax.GradientTransformation:
     return clipped(optax.adam(hyper['rates'][name], b1=values.beta1), hyper, name)
+
+
+def optimiser(values: flags.FlagValues, hyper: dict[str, Any], name: str, updates: int
+              ) -> optax.GradientTransformation:
+    """Adam of beta2 0.99, whose rate may fall over so many updates of the block."""
+    rate = training_flags.falling(values, hyper['rates'][name], updates)
+    return clipped(optax.adam(rate, values.beta1, _FORGETFUL), hyper, name)
 
 
 def clipped(tx: optax.GradientTransformation, hyper: dict[str, Any], name: str
@@ -324,7 +336,15 @@ def _latents(values: flags.FlagValues, count: int) -> jax.Array:
     return jax.random.normal(jax.random.key(0), (count, values.latent))
 
 
-def _strengths(values: flags.FlagValues) -> dict[str, float]:
+def _normalised(values: flags.FlagValues, model: Any) -> dict[str, Any]:
+    """What a game is told of nets that have a state, and what their flag says."""
+    state = getattr(model, 'nets_state', None)
+    return {} if state is None else {'nets_state': state,
+                                     'frozen': values.frozen or 'batch'}
+
+
+def strengths(values: flags.FlagValues) -> dict[str, float]:
+    """What is given to the program of penalties and noise: those that are not 0."""
     return {name: getattr(values, name) for name in _STRENGTHS if getattr(values, name)}
 
 

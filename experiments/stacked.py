@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-import optax
 from absl import flags
 
 import cdgm
@@ -39,7 +38,7 @@ from experiments.harness.task import Experiment, Task
 from experiments.judge import Images, Judge, trained_judge
 from experiments.scores import write_scores
 
-_CHANNELS, _BETA2, _CHUNK = 3, 0.99, 256
+_CHANNELS, _CHUNK = 3, 256
 
 # What differs from the defaults of the experiment gan.
 _DEFAULTS = {
@@ -65,8 +64,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum('discriminator', 'full', ['full', *models.SMALL_DISCRIMINATORS],
                       "Of the dcgan: those of PacGAN's table 3 are too small, on "
                       'purpose.', **own)
-    flags.DEFINE_bool('cosine', True, 'Let the rates fall to zero along a cosine.',
-                      **own)
+    training_flags.define_cosine(values, default=True)
 
 
 def hyper(values: flags.FlagValues) -> dict[str, Any]:
@@ -104,7 +102,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     def descent(hyper, penalised=True):
         played = gan.play(values, model, hyper, penalised)
         return cdgm.block_descent({
-            name: cdgm.Block(name, played.losses[name], optimiser(
+            name: cdgm.Block(name, played.losses[name], gan.optimiser(
                 values, hyper, name, cycles * max(order.updates.count(name), 1)))
             for name in gan.BLOCKS})
 
@@ -164,17 +162,6 @@ def nets(values: flags.FlagValues, shape: tuple[int, ...]) -> Any:
         shape, values.latent, _GENERATOR,
         models.SMALL_DISCRIMINATORS.get(values.discriminator, _DISCRIMINATOR),
         normalisation=values.normalisation or 'none', packing=values.packing or 1)
-
-
-def optimiser(values: flags.FlagValues, hyper: dict[str, Any], name: str, updates: int
-              ) -> optax.GradientTransformation:
-    """Adam, whose rate falls over so many updates of the block."""
-    rate = hyper['rates'][name]
-    fall = optax.cosine_decay_schedule(1., updates) if values.cosine else (
-        lambda count: 1.)
-    return gan.clipped(optax.chain(
-        optax.scale_by_adam(values.beta1, _BETA2),
-        optax.scale_by_learning_rate(lambda count: rate * fall(count))), hyper, name)
 
 
 def _latents(values: flags.FlagValues, count: int) -> jax.Array:

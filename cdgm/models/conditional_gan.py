@@ -37,8 +37,9 @@ class ConditionalGAN(NamedTuple):
     Attributes:
       init: key -> {'discriminator': ..., 'generator': ...}, dicts of float32 arrays.
       generate: (params, float32[B, Z], labels) -> images, float32[B, *image_shape] in
-        [0, 1]. Without classes the labels are ignored, and may be None.
-      discriminate: (params, float32[B, *image_shape], labels) -> logits, float32[B].
+        [0, 1]. Without classes the labels are ignored, and may be left out.
+      discriminate: (params, float32[B / m, H, W, m C], labels) -> logits,
+        float32[B / m], of m images beside each other as channels.
       latent_size: Z.
       num_classes: 0 where it is told none.
     """
@@ -92,8 +93,8 @@ class Discriminator(nn.Module):
 def conditional_gan(image_shape: Sequence[int], num_classes: int = 0,
                     latent_size: int = 64, widths: Sequence[int] = (128, 256, 512),
                     generator_channels: Sequence[int] = (),
-                    channels: Sequence[int] = (16, 32, 64), head: int = 64
-                    ) -> ConditionalGAN:
+                    channels: Sequence[int] = (16, 32, 64), head: int = 64,
+                    packing: int = 1) -> ConditionalGAN:
     """Build a generative adversarial network.
 
     Args:
@@ -105,9 +106,11 @@ def conditional_gan(image_shape: Sequence[int], num_classes: int = 0,
         the sides. Without, it is a perceptron.
       channels: of the discriminator's convolutions; each halves the image's sides.
       head: width of the discriminator's hidden layer.
+      packing: m, images that the discriminator is shown at once (Lin et al. 2018,
+        arXiv:1712.04086); of one without classes, as a pack has no one class.
 
     Raises:
-      ValueError: image_shape is not (H, W, C).
+      ValueError: image_shape is not (H, W, C), or packs are to be told a class.
 
     >>> model = conditional_gan((8, 8, 1), 3, latent_size=2, widths=(4,), channels=(2,))
     >>> params = model.init(jax.random.key(0))
@@ -117,22 +120,25 @@ def conditional_gan(image_shape: Sequence[int], num_classes: int = 0,
     ((5, 8, 8, 1), (5,))
     """
     shape = sizes(image_shape)
+    if packing > 1 and num_classes:
+        raise ValueError(f'packing is {packing} and num_classes {num_classes}, and a '
+                         'pack has no one class; give one of them.')
     generator = Generator(shape, num_classes, tuple(widths), tuple(generator_channels))
     discriminator = Discriminator(num_classes, tuple(channels), head)
 
     def init(key):
         discriminator_key, generator_key = jax.random.split(key)
-        image = jnp.zeros((1, *shape), jnp.float32)
+        image = jnp.zeros((1, *shape[:2], packing * shape[2]), jnp.float32)
         latent = jnp.zeros((1, latent_size), jnp.float32)
         label = jnp.zeros(1, jnp.int32)
         return {'discriminator': discriminator.init(
                     discriminator_key, image, label)['params'],
                 'generator': generator.init(generator_key, latent, label)['params']}
 
-    def generate(params, latent, labels):
+    def generate(params, latent, labels=None):
         return generator.apply({'params': params['generator']}, latent, labels)
 
-    def discriminate(params, images, labels):
+    def discriminate(params, images, labels=None):
         return discriminator.apply(
             {'params': params['discriminator']}, images, labels)
 

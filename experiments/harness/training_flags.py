@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import optax
 from absl import flags
 
 from cdgm.data import DATASETS
@@ -159,6 +160,33 @@ def read_cycles(values: flags.FlagValues, num_examples: int) -> int:
         raise SettingError(f'--epochs={values.epochs} is less than one cycle; raise '
                            'it, or give --cycles.')
     return cycles
+
+
+def define_cosine(values: flags.FlagValues, default: bool) -> None:
+    """Define the flag that `falling` reads."""
+    flags.DEFINE_bool('cosine', default, 'Let the rates fall to zero along a cosine, '
+                      'over the length of training.', flag_values=values)
+
+
+def falling(values: flags.FlagValues, rate: Any, updates: int) -> Callable[[Any], Any]:
+    """A schedule of optax: the rate, which with --cosine falls to zero.
+
+    Args:
+      values: the flags.
+      rate: to begin with; may be traced.
+      updates: of the block, over the length of training.
+
+    >>> given = flags.FlagValues()
+    >>> define_cosine(given, default=True)
+    >>> _ = given(['test'])
+    >>> schedule = falling(given, 0.1, updates=4)
+    >>> [round(float(schedule(count)), 3) for count in (0, 2, 4)]
+    [0.1, 0.05, 0.0]
+    """
+    if not values.cosine:
+        return lambda count: rate
+    fall = optax.cosine_decay_schedule(1., max(updates, 1))
+    return lambda count: rate * fall(count)
 
 
 def canonical(value: Any) -> Any:

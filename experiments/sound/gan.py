@@ -4,67 +4,59 @@ Samples come from an exponential moving average of the generator, see
 `cdgm.losses.gan_game`.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import cdgm
 from cdgm import losses, models
+from experiments.gan import (
+    BLOCKS, charge_lazily, model_state, optimiser, play, strengths)
 from experiments.harness.task import Task
 from experiments.harness.training_flags import UpdatePlan
 from experiments.sound.bench import Bench
 
-BLOCKS = ('discriminator', 'generator')
-
 # From the smallest image on, 8 x 8, of the generator that is of convolutions.
 _CHANNELS = {'mlp': (), 'conv': (64, 32, 16)}
 _WIDTHS = {'mlp': (128, 256, 512), 'conv': (128,)}
-_BETA2 = 0.99
 _STEPS = 5  # from one latent to another
 
 
-def task(values, bench: Bench, order: UpdatePlan, loss: losses.GanLoss) -> Task:
-    """The model, the losses of its players, and what is measured and shown of it."""
+def task(values, bench: Bench, order: UpdatePlan, cycles: int) -> Task:
+    """The model, the losses of its players, and what is measured and shown of it.
+
+    Args:
+      values: the flags, see `experiments.gan.define_game_flags`.
+      bench: the data, and the judge.
+      order: how the players take turns.
+      cycles: length of training.
+    """
     model = models.conditional_gan(
         bench.image_shape, bench.classes, values.latent, _WIDTHS[values.net],
-        _CHANNELS[values.net])
+        _CHANNELS[values.net], packing=values.packing or 1)
+    game = play(values, model, strengths(values))
 
-    def descent(hyper):
-        descended = game(model, loss, values.average, {
-            name: hyper[name] for name in ('r1', 'r2') if name in hyper}).losses
+    def descent(hyper, penalised=True):
+        descended = play(values, model, hyper, penalised).losses
         return cdgm.block_descent({
-            name: cdgm.Block(name, descended[name], optax.adam(
-                hyper['rates'][name], b1=values.beta1, b2=_BETA2)) for name in BLOCKS})
-
-    plain = game(model, loss, values.average, {})  # a penalty needs no state
-
-    def model_state(key):
-        return plain.model_state(jax.eval_shape(model.init, key), key)
+            name: cdgm.Block(name, descended[name], optimiser(
+                values, hyper, name, cycles * max(order.updates.count(name), 1)))
+            for name in BLOCKS})
 
     def evaluate(params, state, hyper):
-        samples = draw_samples(model, bench, plain.averaged(params, state))
+        samples = draw_samples(model, bench, game.averaged(params, state))
         return bench.quick_scores(samples, bench.asked(bench.samples))
 
-    return Task(
-        init=model.init, descent=descent, order=order, examples=bench.examples,
+    plain = Task(
+        init=model.init, descent=descent, order=order,
+        examples=bench.examples if bench.classes else bench.train.images,
         prepare=lambda batch, key: batch, evaluate=evaluate,
-        draw=partial(draw, model, plain, bench), batch_size=values.batch_size,
-        fresh=values.fresh_minibatches, model_state=model_state)
-
-
-def game(model: models.ConditionalGAN, loss: losses.GanLoss, decay: float,
-         penalties: Mapping[str, Any]) -> losses.GanGame:
-    """The losses of the players, whose model state has the generator's average."""
-    makers = {'r1': losses.r1, 'r2': losses.r2}
-    return losses.gan_game(
-        model.generate, model.discriminate, model.latent_size, loss,
-        penalties=[makers[name](gamma) for name, gamma in penalties.items()],
-        average=decay, conditional=True)  # without classes the nets ignore the labels
+        draw=partial(draw, model, game, bench), batch_size=values.batch_size,
+        fresh=values.fresh_minibatches, model_state=model_state(game, model))
+    return charge_lazily(values, model, plain, descent)
 
 
 def draw_samples(model, bench: Bench, params) -> jax.Array:
@@ -73,10 +65,10 @@ def draw_samples(model, bench: Bench, params) -> jax.Array:
     return model.generate(params, latent, bench.asked(bench.samples))
 
 
-def draw(model, plain: losses.GanGame, bench: Bench, folder: Path, params: Any,
+def draw(model, game: losses.GanGame, bench: Bench, folder: Path, params: Any,
          state: Any) -> None:
     """Write the sounds, and the scores of the samples and of what they sound like."""
-    averaged = plain.averaged(params, state)
+    averaged = game.averaged(params, state)
     generate = jax.jit(partial(draw_samples, model, bench))
     samples, asked = generate(averaged), bench.asked(bench.samples)
     shown = min(max(bench.classes, 10), len(samples), 12)

@@ -15,7 +15,7 @@ import cdgm
 from cdgm import losses, models
 from cdgm.moves import Evaluation, Move
 from experiments.harness.task import Task
-from experiments.harness.training_flags import UpdatePlan
+from experiments.harness.training_flags import UpdatePlan, falling
 from experiments.sound.bench import Bench
 
 BLOCKS = ('encoder', 'decoder')
@@ -27,8 +27,15 @@ _PAIRS = 5  # test recordings that are shown
 _STEPS = 5  # from one recording to another
 
 
-def task(values, bench: Bench, order: UpdatePlan) -> Task:
-    """The model, its loss, its blocks, and what is measured and shown of it."""
+def task(values, bench: Bench, order: UpdatePlan, cycles: int) -> Task:
+    """The model, its loss, its blocks, and what is measured and shown of it.
+
+    Args:
+      values: the flags.
+      bench: the data, and the judge.
+      order: how the blocks take turns.
+      cycles: length of training.
+    """
     model = models.conditional_vae(
         bench.image_shape, bench.classes, values.latent, _HIDDEN[values.net],
         _CHANNELS[values.net])
@@ -46,11 +53,15 @@ def task(values, bench: Bench, order: UpdatePlan) -> Task:
     def descent(hyper):
         # One loss, not three alike: blocks that share it share their work.
         shared = partial(loss, hyper, beta=hyper['beta'])
-        rates = hyper['rates']
+
+        def adam(name):
+            updates = cycles * max(order.updates.count(name), 1)
+            return optax.adam(falling(values, hyper['rates'][name], updates))
+
         if order.blocks == ('joint',):
             return cdgm.block_descent(
-                {'joint': cdgm.Block('', shared, optax.adam(rates['joint']))})
-        moves = {name: optax.adam(rates[name]) for name in BLOCKS}
+                {'joint': cdgm.Block('', shared, adam('joint'))})
+        moves = {name: adam(name) for name in BLOCKS}
         if exact:
             moves['sigma'] = exact_sigma(math.prod(bench.image_shape))
         return cdgm.block_descent({

@@ -81,7 +81,7 @@ def test_a_run_is_a_loop_of_cycles_over_stacks(folder):
 @pytest.mark.parametrize('name, clip', [('discriminator', 0.1), ('generator', 0.)])
 def test_rates_fall_to_zero_over_a_blocks_updates(name, clip):
     given = {'rates': {name: 0.5}, **({'clip': clip} if clip else {})}
-    tx = stacked.optimiser(parsed(), given, name, 6)
+    tx = gan.optimiser(parsed(), given, name, 6)
     weight, states, sizes = jnp.zeros(1), tx.init(jnp.zeros(1)), []
     for _ in range(7):
         updates, states = tx.update(jnp.ones(1), states, weight)
