@@ -35,9 +35,9 @@ from experiments.sound.bench import ARTIFACTS, Bench, split_images
 # What is taken where no flag says otherwise.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     'vae': {'order': 'decoder,encoder', 'learning_rate': '1e-3',
-            'fresh_minibatches': False, 'latent': 16},
+            'fresh_minibatches': False, 'latent': 16, 'beta1': 0.9},
     'gan': {'order': 'discriminator,generator', 'learning_rate': '2e-4',
-            'fresh_minibatches': True, 'latent': 64}}
+            'fresh_minibatches': True, 'latent': 64, 'beta1': 0.5}}
 
 
 class _WithDefaults:
@@ -79,6 +79,7 @@ def define_flags(values: flags.FlagValues) -> None:
                       'players of a GAN.', **own)
     define_player_flags(own)
     define_game_flags(own)
+    values.set_default('beta1', None)
     values.set_default('average', 0.999)
     training_flags.define_cosine(values, default=True)
     flags.DEFINE_integer('mels', 64, 'Rows of an image.', lower_bound=1, **own)

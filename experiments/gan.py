@@ -228,9 +228,7 @@ def check_settings(values: flags.FlagValues, data: Dataset) -> None:
         losses.check_output_range(data.train.examples, 0, 1)
     except ValueError as error:
         raise SettingError(f'--dataset={data.name}: {error}') from None
-    if values.batch_size % (values.packing or 1):
-        raise SettingError(f'--batch_size={values.batch_size} does not divide into '
-                           f'packs of --packing={values.packing}; give a multiple.')
+    check_game(values)
     if values.conditional and data.train.labels is None:
         raise SettingError(f'--conditional tells the class, and --dataset={data.name} '
                            'has none; give --noconditional.')
@@ -239,6 +237,17 @@ def check_settings(values: flags.FlagValues, data: Dataset) -> None:
     if values.normalisation and values.net != 'dcgan':
         raise SettingError(f'--normalisation={values.normalisation} is of --net=dcgan, '
                            'and the other nets have none; leave it out.')
+
+
+def check_game(values: flags.FlagValues) -> None:
+    """Raise a SettingError where what `define_game_flags` adds does not go together."""
+    if values.batch_size % (values.packing or 1):
+        raise SettingError(f'--batch_size={values.batch_size} does not divide into '
+                           f'packs of --packing={values.packing}; give a multiple.')
+    if values.conditional and (values.packing or 1) > 1:
+        raise SettingError(f'--packing={values.packing} shows examples of several '
+                           'classes at once, and --conditional tells one; give '
+                           '--noconditional.')
     if values.lazy and not any(map(strengths(values).get, _PENALTIES)):
         raise SettingError(f'--lazy={values.lazy} is how often a penalty is computed, '
                            'and there is none; give one, as --r1=1.')

@@ -21,7 +21,8 @@ ARTIFACTS = {
     'samples/*.wav': 'Samples',
     'reconstructions/*.wav': 'Recordings that were not trained on, and reconstructions',
     'interpolation/*.wav': 'From one sound to another',
-    'scores.txt': 'Scores; heard: after the way to a wave and back'}
+    'scores.txt': 'Scores; heard: after the way to a wave and back',
+    'doctor.txt': 'What the doctor says of the game'}
 
 _CHUNK = 32  # sounds at a time
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 import cdgm
 from cdgm import losses, models
+from experiments import gan_doctor
 from experiments.gan import (
-    BLOCKS, charge_lazily, model_state, optimiser, play, strengths)
+    BLOCKS, charge_lazily, check_game, model_state, optimiser, play, strengths)
 from experiments.harness.task import Task
 from experiments.harness.training_flags import UpdatePlan
 from experiments.sound.bench import Bench
@@ -22,6 +23,7 @@ from experiments.sound.bench import Bench
 # From the smallest image on, 8 x 8, of the generator that is of convolutions.
 _CHANNELS = {'mlp': (), 'conv': (64, 32, 16)}
 _WIDTHS = {'mlp': (128, 256, 512), 'conv': (128,)}
+_ASKED = 64  # examples that the doctor looks at
 _STEPS = 5  # from one latent to another
 
 
@@ -34,6 +36,7 @@ def task(values, bench: Bench, order: UpdatePlan, cycles: int) -> Task:
       order: how the players take turns.
       cycles: length of training.
     """
+    check_game(values)
     model = models.conditional_gan(
         bench.image_shape, bench.classes, values.latent, _WIDTHS[values.net],
         _CHANNELS[values.net], packing=values.packing or 1)
@@ -52,11 +55,16 @@ def task(values, bench: Bench, order: UpdatePlan, cycles: int) -> Task:
 
     plain = Task(
         init=model.init, descent=descent, order=order,
-        examples=bench.examples if bench.classes else bench.train.images,
-        prepare=lambda batch, key: batch, evaluate=evaluate,
-        draw=partial(draw, model, game, bench), batch_size=values.batch_size,
-        fresh=values.fresh_minibatches, model_state=model_state(game, model))
+        examples=_examples(bench), prepare=lambda batch, key: batch,
+        evaluate=evaluate, draw=partial(draw, model, game, bench),
+        batch_size=values.batch_size, fresh=values.fresh_minibatches,
+        model_state=model_state(game, model))
     return charge_lazily(values, model, plain, descent)
+
+
+def _examples(bench: Bench):
+    """What the players are given: with classes, images and labels."""
+    return bench.examples if bench.classes else bench.train.images
 
 
 def draw_samples(model, bench: Bench, params) -> jax.Array:
@@ -78,6 +86,9 @@ def draw(model, game: losses.GanGame, bench: Bench, folder: Path, params: Any,
     bench.write_scores(folder, {
         'real, test split': (images, labels), 'samples': (samples, asked),
         'without the average': (generate(params), asked)}, {})
+    gan_doctor.write_game(
+        folder, game, model.latent_size, params, state,
+        batch=jax.tree.map(lambda x: x[:_ASKED], _examples(bench)))
     bench.write_page(folder)
 
 

@@ -56,7 +56,8 @@ def task(values, bench: Bench, order: UpdatePlan, cycles: int) -> Task:
 
         def adam(name):
             updates = cycles * max(order.updates.count(name), 1)
-            return optax.adam(falling(values, hyper['rates'][name], updates))
+            return optax.adam(falling(values, hyper['rates'][name], updates),
+                              b1=values.beta1)
 
         if order.blocks == ('joint',):
             return cdgm.block_descent(

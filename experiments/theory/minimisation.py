@@ -21,7 +21,7 @@ from cdgm.moves.exact import exact_minimisation
 from cdgm.selection import gauss_southwell
 from cdgm.selection._drive import drive
 from experiments.theory.rows import Row
-from experiments.theory.spectra import jacobian, radius
+from experiments.theory.spectra import jacobian, radius, threshold
 
 KEY = jax.random.key(0)  # for losses that draw nothing
 SIZE = 5
@@ -328,6 +328,46 @@ def random_block():
                expected / f(matrix, worst[0]), 'derived')
 
 
+MOMENTUM, COUPLING = 0.9, 0.9  # of two scalars, x^2/2 + c x y + y^2/2
+
+
+@partial(jax.jit, static_argnums=0)
+def _momentum_matrix(in_turn: bool, step):
+    """A cycle of two scalar blocks under gradients with momentum, with its memories."""
+    descent = halves([optax.sgd(step, momentum=MOMENTUM)] * 2)
+    matrix = jnp.asarray(sun_ye(2, COUPLING))
+    state = descent.init({'a': jnp.zeros(()), 'b': jnp.zeros(())})
+
+    def cycle(state):
+        if in_turn:
+            return descent.cycle(state, matrix, KEY, ('a', 'b'))[0]
+        return descent.simultaneous(state, matrix, KEY)[0]
+
+    return jacobian(cycle, state)
+
+
+def _longest_step(in_turn: bool) -> float:
+    """The step from which on gradients with momentum grow."""
+    return threshold(lambda step: radius(_momentum_matrix(in_turn, step)) > 1, 1e-3, 3.)
+
+
+def momentum_at_once():
+    # Heavy ball: h l < 2 (1 + b) for the eigenvalues 1 - c and 1 + c.
+    return Row('two blocks at once, momentum b: stable iff h(1+c) < 2(1+b)',
+               2 * (1 + MOMENTUM) / (1 + COUPLING), _longest_step(False),
+               'Polyak 1964', tolerance=1e-8)
+
+
+def momentum_in_turn():
+    # With z = e^(2iu) an eigenvalue of modulus 1, h^2 c^2 z = (z - 1 - b + h + b/z)^2:
+    # divided by e^(iu), the root's imaginary part gives 4 b sin^2 u = h - 2 (1 - b),
+    # and then the real part (1 - b) 2 cos u = h c.
+    b, c = MOMENTUM, COUPLING
+    step = np.roots([b * c ** 2, (1 - b) ** 2, -2 * (1 + b) * (1 - b) ** 2]).max()
+    return Row('in turn: iff b h^2c^2 < (1-b)^2 (2(1+b)-h), a ninth here', step,
+               _longest_step(True), 'derived', tolerance=1e-8)
+
+
 def frozen_adam():
     rate, cycles = 0.1, 20
     descent = cdgm.block_descent({
@@ -351,4 +391,5 @@ def frozen_adam():
 ROWS = (one_step_identity, block_step_identity, block_descent_lemma, uniform_random,
         lipschitz_weighted, gauss_southwell_attained, gauss_southwell_bound,
         gauss_southwell_lipschitz, sun_ye_spectrum, sun_ye_limit, sun_ye_slowdown,
-        shuffled_cure, cyclic_disease, gauss_seidel, jacobi, random_block, frozen_adam)
+        shuffled_cure, cyclic_disease, gauss_seidel, jacobi, random_block,
+        momentum_at_once, momentum_in_turn, frozen_adam)

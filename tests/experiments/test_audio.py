@@ -12,7 +12,7 @@ import pytest
 from scipy.io import wavfile
 
 import cdgm
-from cdgm import losses, models
+from cdgm import models
 from cdgm.data import Dataset, Split, load
 from cdgm.data.notes import draw_notes, synthesise
 from experiments import audio
@@ -20,7 +20,7 @@ from experiments.harness import cli
 from experiments.harness.errors import SettingError
 from experiments.harness.report import artifacts
 from experiments.harness.runs.run_folder import read_rows
-from experiments.sound import gan, vae
+from experiments.sound import vae
 
 TINY = ('--cycles=4', '--evaluations=1', '--samples=20', '--classifier_epochs=1',
         '--classifier_accuracy=0', '--batch_size=16', '--latent=2')
@@ -129,50 +129,6 @@ def test_exact_sigma_is_where_the_gradient_vanishes():
     assert after < before
 
 
-@pytest.mark.thorough
-def test_the_average_of_the_generator_is_that_of_its_steps():
-    model = models.conditional_gan((4, 4, 1), latent_size=2, widths=(3,), channels=(2,))
-    params = model.init(jax.random.key(0))
-    game = gan.game(model, losses.non_saturating, 0.5, {})
-    state = game.model_state(params, jax.random.key(0))
-    start = game.averaged(params, state)  # nothing taken in: the parameters themselves
-    np.testing.assert_array_equal(*map(lambda p: p['generator']['Dense_0']['kernel'],
-                                       (start, params)))
-    batch = jnp.zeros((2, 4, 4, 1)), jnp.zeros(2, int)
-    step_of = jax.jit(game.losses['generator'])
-    seen = []
-    for step in range(3):
-        params = jax.tree.map(lambda x: x + 1, params)
-        seen.append(params['generator']['Dense_0']['kernel'])
-        _, (_, state) = step_of(params, state, batch, jax.random.key(step))
-    weights = np.array([0.125, 0.25, 0.5]) / 0.875
-    expected = sum(w * x for w, x in zip(weights, seen))
-    np.testing.assert_allclose(
-        game.averaged(params, state)['generator']['Dense_0']['kernel'], expected,
-        rtol=1e-6)
-
-
-def test_penalties_are_added_at_the_data_and_at_the_samples():
-    model = models.ConditionalGAN(
-        None, lambda params, z, labels: jnp.broadcast_to(
-            z[:, :1, None, None], (len(z), 2, 2, 1)),
-        lambda w, x, labels: w * (x ** 2).sum((1, 2, 3)), 3, 0)
-    images = jnp.asarray(np.random.RandomState(0).rand(5, 2, 2, 1))
-    key = jax.random.key(0)
-
-    def value(**penalties):
-        game = gan.game(model, losses.non_saturating, 0.5, penalties)
-        return game.losses['discriminator'](0.5, {}, (images, jnp.zeros(5, int)), key
-                                            )[0]
-
-    # D(x) = w |x|^2 has the slope 2 w x.
-    fake = 4 * jax.random.normal(key, (5, 3))[:, 0] ** 2
-    np.testing.assert_allclose(value(r1=3.) - value(), 3 / 2 * 4 * 0.5 ** 2 * (
-        images ** 2).sum((1, 2, 3)).mean(), rtol=1e-6)
-    np.testing.assert_allclose(value(r2=3.) - value(),
-                               3 / 2 * 4 * 0.5 ** 2 * fake.mean(), rtol=1e-6)
-
-
 def fail(*arguments):
     values = cli.parse(audio.define_flags, [*TINY, *arguments])
     audio.EXPERIMENT.hyper(values)
@@ -191,6 +147,10 @@ def test_bad_settings_are_one_line(tmp_path):
         wavfile.write(tmp_path / f'{index}.wav', 8000,
                       np.random.RandomState(index).normal(size=500))
     assert '--noconditional' in fail('--dataset=folder', f'--data_dir={tmp_path}')
+    assert 'give --noconditional' in fail('--model=gan', '--packing=2')
+    assert 'packs of --packing=3' in fail('--model=gan', '--noconditional',
+                                          '--packing=3')
+    assert '--lazy=2' in fail('--model=gan', '--r1=0', '--lazy=2')
 
 
 def test_sounds_have_their_pictures_in_a_gallery(tmp_path):

@@ -69,6 +69,17 @@ def test_gan(classes, channels):
         np.testing.assert_allclose(twice - base, 2 * (logits - base), rtol=1e-5)
 
 
+def test_a_discriminator_is_shown_packs():
+    model = models.conditional_gan((4, 6, 1), latent_size=2, widths=(3,), channels=(2,),
+                                   packing=3)
+    params = model.init(jax.random.key(0))
+    images = model.generate(params, jnp.zeros((6, 2)))
+    assert images.shape == (6, 4, 6, 1)
+    assert model.discriminate(params, images.reshape(2, 4, 6, 3)).shape == (2,)
+    with pytest.raises(ValueError, match='a pack has no one class'):
+        models.conditional_gan((4, 6, 1), 10, packing=2)
+
+
 def test_pixels_are_shuffled_as_published():
     """Shi et al. 2016 eq. 4: PS(T)[x, y, c] = T[x / r, y / r, C r (y % r) + ...]."""
     x = np.random.RandomState(0).normal(size=(2, 3, 4, 8))
