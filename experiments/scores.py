@@ -26,7 +26,8 @@ def write_scores(folder: Path, rows: Mapping[str, Mapping[str, float]],
         [row[0].ljust(widths[0]),
          *(cell.rjust(size) for cell, size in zip(row[1:], widths[1:]))]).rstrip()
         + '\n' for row in cells)
-    text += ''.join(f'{name}: {value}\n' for name, value in facts.items())
+    text += ''.join(f'{name}: {_number(fact) if isinstance(fact, float) else fact}\n'
+                    for name, fact in facts.items())
     (folder / 'scores.txt').write_text(text)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cdgm import audio, metrics
 from cdgm.data import Dataset
@@ -20,11 +21,13 @@ from experiments.sound import sounds
 ARTIFACTS = {
     'samples/*.wav': 'Samples',
     'reconstructions/*.wav': 'Recordings that were not trained on, and reconstructions',
+    'recordings/*.wav': 'Recordings that were not trained on',
     'interpolation/*.wav': 'From one sound to another',
     'scores.txt': 'Scores; heard: after the way to a wave and back',
     'doctor.txt': 'What the doctor says of the game'}
 
 _CHUNK = 32  # sounds at a time
+_RECORDINGS = 5  # of the test split, that are shown
 
 
 class Bench(NamedTuple):
@@ -116,6 +119,11 @@ class Bench(NamedTuple):
             f'{len(self.test.images)} held out, {self.settings.rate} samples a second; '
             'all that sounds here came from its picture, by Griffin-Lim, the '
             'recordings too.'), ARTIFACTS)
+
+    @property
+    def shown_recordings(self) -> np.ndarray:
+        """Numbers of test recordings, int[5], spread over what may be sorted."""
+        return np.linspace(0, len(self.test.images) - 1, _RECORDINGS).astype(int)
 
     def class_names(self, count: int) -> list[str]:
         """Name samples by what was asked for, with a number so that they sort."""

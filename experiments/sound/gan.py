@@ -81,8 +81,11 @@ def draw(model, game: losses.GanGame, bench: Bench, folder: Path, params: Any,
     samples, asked = generate(averaged), bench.asked(bench.samples)
     shown = min(max(bench.classes, 10), len(samples), 12)
     bench.write_sounds(folder, 'samples', bench.class_names(shown), samples[:shown])
-    _draw_interpolation(model, bench, folder, averaged)
     images, labels = bench.test
+    chosen = bench.shown_recordings
+    bench.write_sounds(folder, 'recordings', list(map(str, range(len(chosen)))),
+                       images[chosen])
+    _draw_interpolation(model, bench, folder, averaged)
     bench.write_scores(folder, {
         'real, test split': (images, labels), 'samples': (samples, asked),
         'without the average': (generate(params), asked)}, {})

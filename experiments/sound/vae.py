@@ -23,7 +23,6 @@ BLOCKS = ('encoder', 'decoder')
 _CHANNELS = {'mlp': (), 'conv': (16, 32, 64)}
 _HIDDEN = {'mlp': (512,), 'conv': (256,)}
 _MIXTURE = 3  # Gaussians a class
-_PAIRS = 5  # test recordings that are shown
 _STEPS = 5  # from one recording to another
 
 
@@ -207,11 +206,10 @@ def _draw_sounds(model, bench: Bench, folder: Path, params, again, samples) -> N
     images, labels = bench.test
     shown = min(max(bench.classes, 10), len(samples), 12)
     bench.write_sounds(folder, 'samples', bench.class_names(shown), samples[:shown])
-    # Spread over the split, which may be sorted by class.
-    chosen = np.linspace(0, len(images) - 1, _PAIRS).astype(int)
+    chosen = bench.shown_recordings
     pairs = jnp.stack([images[chosen], again[chosen]], axis=1)
     bench.write_sounds(folder, 'reconstructions', [
-        f'{index} {kind}' for index in range(_PAIRS)
+        f'{index} {kind}' for index in range(len(chosen))
         for kind in ('recording', 'reconstruction')],
         pairs.reshape(-1, *images.shape[1:]))
     ends = chosen[jnp.array([0, -1])]

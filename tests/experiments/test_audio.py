@@ -57,7 +57,7 @@ GAN_RUN = partial(pytest.param, 'gan_run', marks=pytest.mark.slow)
 
 @pytest.mark.parametrize('name, counts', [
     ('vae_run', {'samples': 10, 'reconstructions': 10, 'interpolation': 5}),
-    GAN_RUN({'samples': 10, 'interpolation': 5})])
+    GAN_RUN({'samples': 10, 'recordings': 5, 'interpolation': 5})])
 @pytest.mark.thorough
 def test_every_sound_is_there_and_is_one(name, counts, request):
     folder = request.getfixturevalue(name)
@@ -73,7 +73,7 @@ def test_every_sound_is_there_and_is_one(name, counts, request):
             assert path.with_suffix('.png').exists()
 
 
-@pytest.mark.parametrize('name, players', [('vae_run', 25), GAN_RUN(15)])
+@pytest.mark.parametrize('name, players', [('vae_run', 25), GAN_RUN(20)])
 @pytest.mark.thorough
 def test_the_page_has_a_player_and_a_picture_of_each(name, players, request):
     page = (request.getfixturevalue(name) / 'report.html').read_text()
