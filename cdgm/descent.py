@@ -718,24 +718,20 @@ def _blank(kernel: _Kernel, data: _Data | None, state, batch, key) -> StepInfo:
     batch = jax.eval_shape(_first, batch) if data and data.stacked else batch
     key = jax.eval_shape(_first, key) if data and (data.stacked or data.fresh_keys
                                                    ) else key
-    forms: dict[Any, Any] = {}
+    forms: dict[Any, Any] = {}  # of a loss once, however many blocks share it
+    aux = {}
     for name, program in kernel.programs.items():
-        block = program.block
-        kind = id(block.loss), id(block.batch)
+        block, report = program.block, kernel.moves[name].report
+        kind = id(block.loss), id(block.batch), id(report)
         if kind not in forms:
-            forms[kind] = jax.eval_shape(lambda state, batch, key: call_loss(
-                name, block, state.params, state.model_state, batch, key)[1][0],
+            forms[kind] = jax.eval_shape(lambda state, batch, key: report(call_loss(
+                name, block, state.params, state.model_state, batch, key)[1][0]),
                 state, batch, key)
-
-    def zeros(form):
-        return lax.full((*axes, *form.shape), 0, form.dtype)
-
+        aux[name] = jax.tree.map(
+            lambda form: lax.full((*axes, *form.shape), 0, form.dtype), forms[kind])
     return StepInfo(
         jnp.full(axes, -1, jnp.int32), jnp.zeros(axes, float),
-        jnp.zeros(axes, float) if kernel.grad_norm else None,
-        {name: jax.tree.map(zeros, forms[id(program.block.loss),
-                                         id(program.block.batch)])
-         for name, program in kernel.programs.items()})
+        jnp.zeros(axes, float) if kernel.grad_norm else None, aux)
 
 
 def _step(kernel: _Kernel, state: DescentState, batch: Any, key: Any, block: BlockIndex,

@@ -50,10 +50,13 @@ class Move(NamedTuple):
       init: active params -> state, a pytree of arrays.
       apply: (objective, active params, state, **extra) -> (active params, state,
         Evaluation).
+      report: aux of the block's loss -> the aux that the Evaluation has, where a move
+        takes something out of it.
     """
 
     init: Callable[[Any], Any]
     apply: MoveFn
+    report: Callable[[Any], Any] = lambda aux: aux
 
 
 def gradient_move(tx: optax.GradientTransformation) -> Move:

@@ -4,6 +4,9 @@ from cdgm.moves.coordinate import coordinate_lipschitz as coordinate_lipschitz
 from cdgm.moves.coordinate import coordinate_move as coordinate_move
 from cdgm.moves.exact import check_quadratic as check_quadratic
 from cdgm.moves.exact import exact_minimisation as exact_minimisation
+from cdgm.moves.least_squares import LinearFit as LinearFit
+from cdgm.moves.least_squares import layer_inputs as layer_inputs
+from cdgm.moves.least_squares import least_squares as least_squares
 from cdgm.gradient_move import Evaluation as Evaluation
 from cdgm.gradient_move import Move as Move
 from cdgm.gradient_move import gradient_move as gradient_move

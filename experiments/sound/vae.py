@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 
 import cdgm
 from cdgm import losses, models
-from cdgm.moves import Evaluation, Move
+from cdgm.moves import log_scale_minimisation
 from experiments.harness.task import Task
 from experiments.harness.training_flags import UpdatePlan, falling
 from experiments.sound.bench import Bench
@@ -63,7 +63,7 @@ def task(values, bench: Bench, order: UpdatePlan, cycles: int) -> Task:
                 {'joint': cdgm.Block('', shared, adam('joint'))})
         moves = {name: adam(name) for name in BLOCKS}
         if exact:
-            moves['sigma'] = exact_sigma(math.prod(bench.image_shape))
+            moves['sigma'] = log_scale_minimisation(-2, math.prod(bench.image_shape))
         return cdgm.block_descent({
             name: cdgm.Block(name, shared, move) for name, move in moves.items()})
 
@@ -83,31 +83,6 @@ def neg_elbo(model: models.ConditionalVAE, sigma, beta, params, batch, key):
         encode=lambda params, x: model.encode(params, x, labels),
         decode=lambda params, z: model.decode(params, z, labels),
         log_likelihood=partial(losses.gaussian_log_likelihood, sigma=sigma))
-
-
-def exact_sigma(dimensions: int) -> Move:
-    """Move log sigma to the minimum of -ELBO on the minibatch, which is known.
-
-        -log p(x|z) = S / (2 sigma^2) + D (log sigma + log(2 pi) / 2)
-
-    with S the squared error, is least at sigma^2 = S / D. S is read off the
-    reconstruction that the loss reports.
-
-    Args:
-      dimensions: D, of an example.
-    """
-    def apply(objective, active, state, **extra):
-        loss, aux = objective(active)
-        terms, _ = aux  # beside it, what a model state would be
-        log_sigma, = jax.tree.leaves(active)
-        constant = dimensions * (log_sigma + math.log(2 * math.pi) / 2)
-        squares = 2 * jnp.exp(2 * log_sigma) * (terms.reconstruction - constant)
-        best = jnp.log(jnp.maximum(squares, 1e-8) / dimensions) / 2
-        slope = dimensions - squares / jnp.exp(2 * log_sigma)
-        moved = jax.tree.map(lambda leaf: best.astype(leaf.dtype), active)
-        return moved, state, Evaluation(loss, aux, jnp.abs(slope))
-
-    return Move(lambda active: (), apply)
 
 
 def evaluate(model: models.ConditionalVAE, bench: Bench, loss, params, hyper

@@ -4,15 +4,10 @@ import json
 import re
 from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from scipy.io import wavfile
 
-import cdgm
-from cdgm import models
 from cdgm.data import Dataset, Split, load
 from cdgm.data.notes import draw_notes, synthesise
 from experiments import audio
@@ -20,7 +15,6 @@ from experiments.harness import cli
 from experiments.harness.errors import SettingError
 from experiments.harness.report import artifacts
 from experiments.harness.runs.run_folder import read_rows
-from experiments.sound import vae
 
 TINY = ('--cycles=4', '--evaluations=1', '--samples=20', '--classifier_epochs=1',
         '--classifier_accuracy=0', '--batch_size=16', '--latent=2')
@@ -104,29 +98,6 @@ def test_rows_of_metrics(vae_run):
     np.testing.assert_allclose(test['bits_per_pixel'][0] * pixels, test['neg_elbo'][0],
                                rtol=1e-6)
     assert 0 < test['reconstruction_db'][0] < 80
-
-
-@pytest.mark.thorough
-def test_exact_sigma_is_where_the_gradient_vanishes():
-    model = models.conditional_vae((4, 4, 1), 2, latent_size=2, hidden=(3,))
-    params = {**model.init(jax.random.key(0)), 'sigma': jnp.log(0.5)}
-    batch = (jax.random.uniform(jax.random.key(1), (6, 4, 4, 1)), jnp.arange(6) % 2)
-
-    def loss(params, batch, key):
-        return vae.neg_elbo(model, jnp.exp(params['sigma']), 1., params, batch, key)
-
-    descent = cdgm.block_descent({
-        'nets': cdgm.Block(lambda path: 'sigma' not in path, loss, optax.sgd(0.1)),
-        'sigma': cdgm.Block('sigma', loss, vae.exact_sigma(16))})
-    key = jax.random.key(2)
-    state, info = jax.jit(descent.step, static_argnums=3)(
-        descent.init(params), batch, key, 'sigma')
-    value = jax.jit(jax.value_and_grad(lambda params: loss(params, batch, key)[0]))
-    (before, steep), (after, flat) = value(params), value(state.params)
-    # The nets are float32, and what they sum is some hundred nats.
-    np.testing.assert_allclose(flat['sigma'], 0, atol=1e-3)
-    np.testing.assert_allclose(info.grad_norm, abs(steep['sigma']), rtol=1e-5)
-    assert after < before
 
 
 def fail(*arguments):

@@ -25,6 +25,29 @@ def test_a_global_sigma_is_the_root_mean_square_error():
                                np.sqrt(np.mean((X - 0.3) ** 2)), rtol=1e-12)
 
 
+def test_a_running_sigma_averages_squares_by_their_age():
+    def loss(params, batch, key):
+        return -jnp.mean(learned_gaussian_log_likelihood(
+            (jnp.zeros_like(batch), params), batch)), None
+
+    decay = 0.5
+    descent = cdgm.block_descent({
+        'sigma': cdgm.Block('', loss, log_scale_minimisation(-2, 5, decay))})
+    state = descent.init(jnp.array(4.))
+    step = jax.jit(lambda state, x: descent.step(state, x, None, 'sigma')[0])
+    for at in range(3):
+        state = step(state, jnp.asarray(X[4 * at:4 * at + 4]))
+    ages = decay ** np.arange(3)[::-1]
+    squares = np.mean(X.reshape(3, -1) ** 2, axis=1)
+    np.testing.assert_allclose(jnp.exp(2 * state.params),
+                               ages @ squares / ages.sum(), rtol=1e-12)
+    # A batch without error is one of several.
+    after = step(state, jnp.zeros((4, 5)))
+    np.testing.assert_allclose(
+        jnp.exp(2 * after.params), decay * (ages @ squares) / (1 + decay * ages.sum()),
+        rtol=1e-12)
+
+
 @pytest.mark.thorough
 def test_each_variance_of_a_linear_vae_is_that_of_the_posterior(key):
     """S_j = 1 / (|W_j|^2 / s^2 + 1), and in full s^2 (W'W + s^2 I)^-1."""
@@ -65,3 +88,5 @@ def test_a_loss_that_falls_without_end_stays_and_is_not_a_number():
 def test_a_factor_of_zero_is_refused():
     with pytest.raises(ValueError, match='neither may be zero'):
         log_scale_minimisation(0, 1)
+    with pytest.raises(ValueError, match='decay is 1'):
+        log_scale_minimisation(1, 1, decay=1)
