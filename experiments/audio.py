@@ -142,15 +142,16 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
 def _weights(values: flags.FlagValues) -> dict[str, float]:
     if values.model == 'gan':
         return strengths(values)
-    return {name: getattr(values, name) for name in ('beta', 'sigma')}
+    # A sigma that is a block starts in the parameters, which are made of the flags.
+    given = ('beta',) if 'sigma' in _order(values).blocks else ('beta', 'sigma')
+    return {name: getattr(values, name) for name in given}
 
 
 def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
     given = _given(values)
     if values.model == 'gan':
         return training_flags.read_order(given, gan.BLOCKS, whole=('simultaneous',))
-    blocks = vae.BLOCKS + (('sigma',) if 'sigma' in given.order else ())
-    return training_flags.read_order(given, blocks)
+    return training_flags.read_order(given, vae.BLOCKS, exact=('sigma',))
 
 
 EXPERIMENT = Experiment(

@@ -5,14 +5,20 @@
     ./launch.sh vae --order=decoder,encoder --seeds=3
     ./launch.sh vae --dataset=binarized_mnist --hidden=500 --epochs=10
     ./launch.sh vae --likelihood=learned_gaussian     # grey images, one learned sigma
+    ./launch.sh vae --likelihood=learned_gaussian --order=sigma,decoder,encoder
     ./launch.sh vae --net=conv --hidden=16 --hidden=32 --free_bits=0.1
     ./launch.sh vae --objective=split                 # why not: see docs/objectives.md
 
 Both blocks, encoder and decoder, descend -ELBO, reconstruction + beta KL in nats, or
 each what --objective says. On one minibatch with one noise key the decoder moves first
 and the encoder meets the new decoder; the encoder's forward pass serves both.
+
+Under a Gaussian likelihood an order may also name sigma, the likelihood's one scale,
+and last_layer, the decoder's: blocks of their own then, which move to their exact
+minimum over the minibatches that have been, see `cdgm.moves.least_squares`.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +30,8 @@ from absl import flags
 import cdgm
 from cdgm import losses, metrics, models
 from cdgm.data import Dataset, binarize
+from cdgm.moves import (
+    LinearFit, layer_inputs, least_squares, log_scale_minimisation)
 from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
@@ -31,7 +39,11 @@ from experiments.harness.task import Experiment, Task, check_images
 from experiments.vae_report import say, write_report
 
 BLOCKS = ('encoder', 'decoder')
+EXACT = ('sigma', 'last_layer')  # what an order may name beside them
+LEAVES = {'sigma': 'decoder/log_scale', 'last_layer': 'decoder/logits'}
+_EXACT_DECAY, _RIDGE = 0.9, 1e-4
 SCALED = ('gaussian', 'learned_gaussian', 'logistic')  # likelihoods of grey images
+LEARNED = ('learned_gaussian', 'logistic')  # of them, those that learn their scale
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -63,6 +75,15 @@ def define_flags(values: flags.FlagValues) -> None:
                       'blocks descend: the ELBO; the encoder -log q(z|x) of what the '
                       'decoder dreams; or the encoder the KL and the decoder the '
                       'reconstruction.', **own)
+    flags.DEFINE_float('sigma_rate', None, 'Adam step size of the logarithm of the '
+                       'learned scale, where it is not that of its block.',
+                       lower_bound=0., **own)
+    flags.DEFINE_float('exact_decay', None, 'What a minibatch weighs in the next exact '
+                       'step of sigma or last_layer; 0.9 unless given.',
+                       lower_bound=0., upper_bound=0.99999, **own)
+    flags.DEFINE_float('ridge', None, 'Added to the mean square of the inputs of '
+                       'last_layer; 1e-4 unless given.', lower_bound=0., **own)
+    training_flags.define_cosine(values, default=None)
     flags.DEFINE_integer('final_samples', None, 'Importance samples of an evaluation '
                          'at the end, evaluation.txt, with what the doctor says; none '
                          'unless given.', lower_bound=0, **own)
@@ -70,19 +91,23 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def traced(values: flags.FlagValues) -> tuple[str, ...]:
     """Flags that only change numbers."""
-    return 'seed', 'learning_rate', 'beta', 'sigma'
+    # A sigma that is learned starts in the parameters, which are made of the flags.
+    given = {'sigma': values.likelihood not in LEARNED,
+             'sigma_rate': values.sigma_rate is not None}
+    return ('seed', 'learning_rate', 'beta', *(name for name in given if given[name]))
 
 
 def hyper(values: flags.FlagValues) -> dict[str, Any]:
     """What the task is given beside the seed."""
-    return {'rates': _order(values).rates, 'beta': values.beta, 'sigma': values.sigma}
+    return {'rates': _order(values).rates,
+            **{name: getattr(values, name) for name in traced(values)[2:]}}
 
 
 def build(values: flags.FlagValues, shape: tuple[int, ...]) -> models.VAE:
     """The net; where the scale is learned, what it decodes is (mean, log scale)."""
     make = models.convolutional_vae if values.net == 'conv' else models.vae
     model = make(shape, values.latent, values.hidden)
-    if values.likelihood not in ('learned_gaussian', 'logistic'):
+    if values.likelihood not in LEARNED:
         return model
 
     def init(key):
@@ -131,10 +156,99 @@ def objectives(values: flags.FlagValues, model: models.VAE, elbo) -> dict[str, A
             jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype)))}
 
 
+def fit_of_layer(values: flags.FlagValues, model: models.VAE, elbo):
+    """The ELBO as a loss of `moves.least_squares`: with what the last layer fits."""
+    def loss(params, batch, key):
+        value, terms = elbo(params, batch, key)
+        decoder = params['decoder']
+        latent = losses.sample_latent(*model.encode(params, batch), key)
+
+        def decode(layer):
+            decoded = model.decode({**params, 'decoder': {**decoder, 'logits': layer}},
+                                   latent)
+            return mean_pixels(values.likelihood, decoded)
+
+        return value, (LinearFit(layer_inputs(decode, **decoder['logits']), batch),
+                       terms)
+
+    return loss
+
+
+def blocks(values: flags.FlagValues, pixels: int, order: training_flags.UpdatePlan,
+           losses_of: dict[str, Any], model: models.VAE, adam) -> dict[str, cdgm.Block]:
+    """Blocks of the order, with the loss of each and how it moves.
+
+    Args:
+      values: the flags.
+      pixels: of an image.
+      order: what blocks there are.
+      losses_of: block -> its loss.
+      model: whose parameters they are of.
+      adam: block -> the optimiser of one that is not exact.
+    """
+    if order.blocks == ('joint',):
+        return {'joint': cdgm.Block('', losses_of['joint'], adam('joint'))}
+    taken = [LEAVES[name] for name in EXACT if name in order.blocks]
+    elbo, decay = losses_of['decoder'], values.exact_decay
+    decay = _EXACT_DECAY if decay is None else decay
+    found = {}
+    if 'sigma' in order.blocks:
+        found['sigma'] = cdgm.Block(
+            LEAVES['sigma'], elbo, log_scale_minimisation(-2, pixels, decay))
+    if 'last_layer' in order.blocks:
+        ridge = _RIDGE if values.ridge is None else values.ridge
+        found['last_layer'] = cdgm.Block(
+            LEAVES['last_layer'], fit_of_layer(values, model, elbo),
+            least_squares(ridge, decay))
+    for name in BLOCKS:
+        found[name] = cdgm.Block(partial(_is_of, name, taken), losses_of[name],
+                                 adam(name))
+    return found
+
+
+def _is_of(block: str, taken: Sequence[str], path: str) -> bool:
+    """Whether a leaf is of the encoder or decoder, and of no block of its own."""
+    return path.startswith(f'{block}/') and not path.startswith(tuple(taken))
+
+
+def _check_exact(values: flags.FlagValues, order: training_flags.UpdatePlan) -> None:
+    """Raise a SettingError where a block has no exact minimum, or is not there."""
+    learned = values.likelihood == 'learned_gaussian'
+    if 'sigma' in order.blocks and not learned:
+        raise SettingError(
+            f'--order={values.order} moves sigma, and --likelihood={values.likelihood} '
+            'learns none in closed form; give --likelihood=learned_gaussian.')
+    if 'last_layer' in order.blocks and (
+            'gaussian' not in values.likelihood or values.net == 'conv'
+            or values.samples > 1):
+        raise SettingError(
+            f'--order={values.order} moves last_layer by least squares, which takes a '
+            'gaussian --likelihood, --net=mlp and --samples=1.')
+    if set(EXACT) & set(order.blocks) and values.objective not in (None, 'elbo'):
+        raise SettingError(f'--objective={values.objective} is of encoder and decoder; '
+                           'leave sigma and last_layer out of --order.')
+    if values.sigma_rate is not None and (
+            values.likelihood not in LEARNED or 'sigma' in order.blocks):
+        raise SettingError(f'--sigma_rate={values.sigma_rate} is of a scale that '
+                           'moves by its gradient, and there is none; leave it out.')
+
+
+def _scale_sigma(ratio) -> optax.GradientTransformation:
+    """Multiply the update of the logarithm of the scale."""
+    def multiply(path, update):
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        return update * ratio if name == 'log_scale' else update
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(
+        multiply, updates))
+
+
 def task(values: flags.FlagValues, data: Dataset) -> Task:
-    """The model, its loss, and its two blocks."""
+    """The model, its loss, and its blocks."""
     check_images(data)
     order = _order(values)
+    _check_exact(values, order)
+    cycles = training_flags.read_cycles(values, len(data.train.examples))
     bernoulli = values.likelihood == 'bernoulli'
     losses.check_support('gaussian' if 'gaussian' in values.likelihood else
                          values.likelihood, data.train.examples)
@@ -144,16 +258,22 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         return partial(
             losses.neg_elbo, encode=model.encode, decode=model.decode,
             beta=hyper['beta'], num_samples=values.samples, **terms,
-            log_likelihood=log_likelihood(values.likelihood, hyper['sigma']))
+            log_likelihood=log_likelihood(values.likelihood, hyper.get('sigma')))
 
     def descent(hyper):
         losses_of = objectives(values, model, loss(
             hyper, free_bits=values.free_bits or None))
-        leaves = {'joint': ''} if order.blocks == ('joint',) else {b: b for b in BLOCKS}
-        return cdgm.block_descent({
-            name: cdgm.Block(selector, losses_of[name],
-                             optax.adam(hyper['rates'][name]))
-            for name, selector in leaves.items()})
+
+        def adam(name):
+            rate = hyper['rates'][name]
+            updates = cycles * max(order.updates.count(name), 1)
+            tx = optax.adam(training_flags.falling(values, rate, updates))
+            if values.sigma_rate is None:
+                return tx
+            return optax.chain(tx, _scale_sigma(hyper['sigma_rate'] / rate))
+
+        return cdgm.block_descent(blocks(
+            values, data.train.examples[0].size, order, losses_of, model, adam))
 
     test_key = jax.random.key(0)  # one noise for every run, so that runs compare
     test = jnp.asarray(data.test.examples)
@@ -205,7 +325,7 @@ def final_report(values: flags.FlagValues, model: models.VAE, params, test
 
 
 def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
-    return training_flags.read_order(values, BLOCKS)
+    return training_flags.read_order(values, BLOCKS, exact=EXACT)
 
 
 EXPERIMENT = Experiment(

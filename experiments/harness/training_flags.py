@@ -111,15 +111,24 @@ class UpdatePlan(NamedTuple):
 
 
 def read_order(values: flags.FlagValues, blocks: tuple[str, ...],
-               whole: tuple[str, ...] = JOINT_MODES) -> UpdatePlan:
+               whole: tuple[str, ...] = JOINT_MODES, exact: tuple[str, ...] = ()
+               ) -> UpdatePlan:
     """Read `--order`, `--learning_rate` and `--schedule` together.
+
+    Args:
+      values: the flags.
+      blocks: names of all blocks.
+      whole: which of `JOINT_MODES` make sense for this model.
+      exact: more blocks, which are there if the order names them, and have no rate.
 
     Raises:
       SettingError: they name a block that is not there, or do not go together.
     """
-    updates = _parse('order', parse_order, values, blocks, whole)
+    updates = _parse('order', parse_order, values, (*blocks, *exact), whole)
+    rated = ('joint',) if updates == ('joint',) else blocks
+    rates = read_rates(values, rated)
+    blocks = (*blocks, *(name for name in exact if name in updates))
     names = ('joint',) if updates == ('joint',) else blocks
-    rates = read_rates(values, names)
     if values.schedule == 'cyclic':
         return UpdatePlan(updates, names, rates, None)
     if updates[0] in JOINT_MODES:
@@ -162,14 +171,14 @@ def read_cycles(values: flags.FlagValues, num_examples: int) -> int:
     return cycles
 
 
-def define_cosine(values: flags.FlagValues, default: bool) -> None:
+def define_cosine(values: flags.FlagValues, default: bool | None) -> None:
     """Define the flag that `falling` reads."""
     flags.DEFINE_bool('cosine', default, 'Let the rates fall to zero along a cosine, '
                       'over the length of training.', flag_values=values)
 
 
-def falling(values: flags.FlagValues, rate: Any, updates: int) -> Callable[[Any], Any]:
-    """A schedule of optax: the rate, which with --cosine falls to zero.
+def falling(values: flags.FlagValues, rate: Any, updates: int) -> Any:
+    """The rate, which with --cosine is a schedule of optax that falls to zero.
 
     Args:
       values: the flags.
@@ -184,7 +193,7 @@ def falling(values: flags.FlagValues, rate: Any, updates: int) -> Callable[[Any]
     [0.1, 0.05, 0.0]
     """
     if not values.cosine:
-        return lambda count: rate
+        return rate
     fall = optax.cosine_decay_schedule(1., max(updates, 1))
     return lambda count: rate * fall(count)
 

@@ -38,6 +38,57 @@ def test_a_learned_sigma_starts_where_it_is_told_and_is_the_decoders():
     assert grads['decoder']['log_scale'] != 0
 
 
+def test_sigma_and_the_last_layer_move_to_their_minimum():
+    ours = task('--hidden=8', '--likelihood=learned_gaussian', '--exact_decay=0',
+                '--ridge=0', '--order=last_layer,sigma,decoder,encoder')
+    descent = ours.descent({key: HYPER[key] for key in ('rates', 'beta')})
+    start = descent.init(ours.init(jax.random.key(0)))
+    batch, key = jnp.asarray(ours.examples[:40]), jax.random.key(1)
+    fitted, info = descent.step(start, batch, key, 'last_layer')
+    loss = descent.blocks['decoder'].loss
+    layer = jax.grad(lambda p: loss(p, batch, key)[0])
+    before, after = (layer(state.params)['decoder'] for state in (start, fitted))
+    for name in ('kernel', 'bias'):
+        assert np.abs(after['logits'][name]).max() < 1e-4 * np.abs(
+            before['logits'][name]).max()
+    assert set(info.aux['last_layer']._fields) == {'reconstruction', 'kl'}
+    scaled, _ = descent.step(fitted, batch, key, 'sigma')
+    np.testing.assert_allclose(layer(scaled.params)['decoder']['log_scale'], 0,
+                               atol=1e-3)
+    # What is left is the decoder's: the rest of it moves, and they do not.
+    moved, _ = descent.step(scaled, batch, key, 'decoder')
+    same = jax.tree.map(lambda a, b: bool(np.all(a == b)), scaled.params, moved.params)
+    assert same['decoder'] == {'log_scale': True, 'logits': {'kernel': True,
+                                                             'bias': True},
+                               'Dense_0': {'kernel': False, 'bias': False}}
+
+
+def test_sigma_has_a_rate_of_its_own():
+    ours = task('--hidden=8', '--likelihood=learned_gaussian', '--order=joint',
+                '--sigma_rate=0.1', '--sigma=0.5')
+    descent = ours.descent({'rates': {'joint': 1e-3}, 'beta': 1., 'sigma_rate': 0.1})
+    start = descent.init(ours.init(jax.random.key(0)))
+    moved, _ = descent.step(start, jnp.asarray(ours.examples[:8]), jax.random.key(1),
+                            'joint')
+    gone = jax.tree.map(lambda a, b: np.abs(a - b).max(), start.params, moved.params)
+    # Adam's first step is as long as its rate.
+    np.testing.assert_allclose(gone['decoder']['log_scale'], 0.1, rtol=1e-4)
+    np.testing.assert_allclose(gone['encoder']['mean']['bias'], 1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--order=sigma,decoder,encoder'], 'give --likelihood=learned_gaussian'),
+    (['--order=last_layer,decoder,encoder'], 'a gaussian --likelihood'),
+    (['--order=last_layer,decoder,encoder', '--likelihood=gaussian', '--net=conv'],
+     '--net=mlp'),
+    (['--order=sigma,decoder,encoder', '--likelihood=learned_gaussian',
+      '--objective=split'], 'leave sigma and last_layer out'),
+    (['--likelihood=gaussian', '--sigma_rate=0.1'], 'moves by its gradient')])
+def test_exact_blocks_that_cannot_be_are_one_line(arguments, words):
+    with pytest.raises(SettingError, match=words):
+        task(*arguments)
+
+
 @pytest.mark.thorough
 def test_a_logistic_likelihood_has_gradients_everywhere():
     levels = np.round(DATA.train.examples * 15) * 17 / 255

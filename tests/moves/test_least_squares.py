@@ -89,8 +89,8 @@ def test_a_traced_choice_of_the_block_makes_the_same_step():
     descent, state = start(ridge=0.1)
     batch = (INPUTS, OUTPUTS)
     named, _ = descent.step(state, batch, None, 'last')
-    traced, info = jax.jit(lambda state, block: descent.step(state, batch, None, block))(
-        state, jnp.int32(0))
+    step = jax.jit(lambda state, block: descent.step(state, batch, None, block))
+    traced, info = step(state, jnp.int32(0))
     np.testing.assert_allclose(traced.params['net']['last']['kernel'],
                                named.params['net']['last']['kernel'], rtol=1e-12)
     assert info.aux['last'] == 7
