@@ -156,9 +156,9 @@ def _layer(active: Any) -> dict[str, jax.Array]:
     leaves = jax.tree_util.tree_leaves_with_path(active)
     layer = {jax.tree_util.keystr(path[-1:], simple=True): leaf
              for path, leaf in leaves if path}
-    shapes = [jnp.shape(layer.get(name)) for name in ('kernel', 'bias')]
+    shapes = {name: jnp.shape(leaf) for name, leaf in layer.items()}
     if len(leaves) != 2 or set(layer) != {'kernel', 'bias'} or (
-            len(shapes[0]) != 2 or shapes[0][1:] != shapes[1]):
+            len(shapes['kernel']) != 2 or shapes['kernel'][1:] != shapes['bias']):
         seen = {jax.tree_util.keystr(path, simple=True, separator='/'): jnp.shape(leaf)
                 for path, leaf in leaves}
         raise ValueError('least_squares moves one linear layer, kernel [K, D] and bias '
