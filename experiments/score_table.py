@@ -1,5 +1,7 @@
 """Print what became of runs as tables, one an order, the mean over seeds.
 
+Runs of one order that differ in more than their seed have a table each.
+
     python -m experiments.score_table results/audio/vae-*     # that of docs/sound.md
     python -m experiments.score_table --csv=scores.csv runs/gan_orders/gan-*
 """
@@ -19,6 +21,7 @@ from experiments.harness.runs.run_folder import read_rows
 # What is shown of each kind of samples, and with how many digits.
 _SCORES = {'accuracy': 3, 'inception_score': 2, 'frechet': 1, 'frechet_equal': 1,
            'density': 2, 'coverage': 2, 'nearest_median': 2}
+_NAMED = ('model', 'net', 'order')  # flags that name a table
 _TESTED = {'neg_elbo': 1, 'bits_per_pixel': 3, 'kl': 1, 'reconstruction_db': 2,
            'reconstruction_accuracy': 3, 'prior_accuracy': 3, 'accuracy': 3,
            'inception_score': 2, 'frechet': 1, 'density': 2, 'coverage': 2}
@@ -30,10 +33,7 @@ def main(arguments: Sequence[str]) -> None:
              if word.startswith('--csv=')]
     paths = [word for word in arguments if not word.startswith('--csv=')]
     judged: list[Sequence[Any]] = []
-    runs: dict[str, list[Path]] = {}
-    for path in map(Path, paths):
-        runs.setdefault(_order(path), []).append(path)
-    for order, folders in runs.items():
+    for order, folders in _tables(list(map(Path, paths))).items():
         print(f'{order}: {len(folders)} seeds\n')
         tested = [[row for row in read_rows(folder) if row.get('cycle')
                    and 'test' in row] for folder in folders]
@@ -61,11 +61,28 @@ def _records(order: str, scores: Sequence[Mapping[str, Mapping[str, float]]]
             for name in scores[0] for score in scores[0][name]]
 
 
-def _order(path: Path) -> str:
-    """The order of a run, with the model and the net where it has a choice."""
-    flags = dict(line.removeprefix('--').partition('=')[::2]
-                 for line in (path / 'flags.txt').read_text().splitlines())
-    return ' '.join(filter(None, map(flags.get, ('model', 'net', 'order'))))
+def _tables(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Name of a table -> the folders of its seeds."""
+    of_order: dict[str, dict[Path, dict[str, str]]] = {}
+    for path in paths:
+        flags = _flags(path)
+        of_order.setdefault(' '.join(filter(None, map(flags.get, _NAMED))), {}
+                            )[path] = flags
+    tables: dict[str, list[Path]] = {}
+    for order, runs in of_order.items():
+        names = sorted({name for flags in runs.values() for name in flags}
+                       - {'seed', 'run_dir'})
+        told = [name for name in names
+                if len({flags.get(name) for flags in runs.values()}) > 1]
+        for path, flags in runs.items():
+            more = [f'{name}={flags[name]}' for name in told if name in flags]
+            tables.setdefault(' '.join([order, *more]), []).append(path)
+    return tables
+
+
+def _flags(path: Path) -> dict[str, str]:
+    return dict(line.removeprefix('--').partition('=')[::2]
+                for line in (path / 'flags.txt').read_text().splitlines())
 
 
 def _line(name: str, columns: Mapping[str, int], rows: Sequence[Mapping[str, float]]
