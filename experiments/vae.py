@@ -42,6 +42,11 @@ BLOCKS = ('encoder', 'decoder')
 EXACT = ('sigma', 'last_layer')  # what an order may name beside them
 LEAVES = {'sigma': 'decoder/log_scale', 'last_layer': 'decoder/logits'}
 _EXACT_DECAY, _RIDGE = 0.9, 1e-4
+# What the schedules that listen are told of: so many images.
+_WATCHED, _CHUNK = 1000, 250
+_REFINED = 100
+_REFINEMENT = metrics.Refinement(steps=25, num_samples=2, final_samples=20)
+_LITTLE = 0.1  # nats, below which a KL is none
 SCALED = ('gaussian', 'learned_gaussian', 'logistic')  # likelihoods of grey images
 LEARNED = ('learned_gaussian', 'logistic')  # of them, those that learn their scale
 
@@ -284,6 +289,26 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         return {'neg_elbo': metrics.dataset_neg_elbo(
             params, test, test_key, neg_elbo=loss(hyper), batch_size=500).mean}
 
+    watched = jnp.asarray((data.train if data.validation is None else data.validation
+                           ).examples[:_WATCHED])
+    if bernoulli:
+        watched = binarize(watched, test_key)
+
+    def information(params, hyper):
+        """Mutual information of image and latent, nats (He et al. 2019)."""
+        return metrics.mutual_information(
+            *model.encode(params, watched), test_key, batch_size=_CHUNK).mean
+
+    def inference(params, hyper):
+        """Minus the amortisation gap, as a share of the KL; of fewer images."""
+        few = watched[:_REFINED]
+        gap = metrics.amortisation_gap(
+            params, few, test_key, encode=model.encode, decode=model.decode,
+            log_likelihood=log_likelihood(values.likelihood, hyper.get('sigma')),
+            batch_size=_REFINED, refinement=_REFINEMENT).mean
+        kl = jnp.mean(losses.gaussian_kl(*model.encode(params, few)))
+        return -gap / jnp.maximum(kl, _LITTLE)
+
     @jax.jit
     def pictures(params):
         """Samples from the prior, and images with their reconstructions."""
@@ -307,7 +332,8 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         examples=jnp.asarray(data.train.examples),
         prepare=binarize if bernoulli else lambda images, key: images,
         evaluate=evaluate, draw=draw, batch_size=values.batch_size,
-        fresh=values.fresh_minibatches)
+        fresh=values.fresh_minibatches,
+        signals={'information': information, 'inference': inference})
 
 
 def final_report(values: flags.FlagValues, model: models.VAE, params, test

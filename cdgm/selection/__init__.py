@@ -11,6 +11,8 @@ from cdgm.selection.aggressive import AggressiveState as AggressiveState
 from cdgm.selection.aggressive import aggressive as aggressive
 from cdgm.selection.bandit import BanditState as BanditState
 from cdgm.selection.bandit import bandit as bandit
+from cdgm.selection.catch_up import CatchUpState as CatchUpState
+from cdgm.selection.catch_up import catch_up as catch_up
 from cdgm.selection.gradient_share import GradientShareState as GradientShareState
 from cdgm.selection.gradient_share import gradient_share as gradient_share
 from cdgm.selection.greedy import GaussSouthwellState as GaussSouthwellState

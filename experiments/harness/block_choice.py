@@ -31,15 +31,21 @@ class Choice(NamedTuple):
     Attributes:
       build: (relative cost of a step of each block, PRNG key) -> the schedule or rule.
       probes: what it evaluates beside the steps.
+      listens: the one of `Task.signals` that it is told; '' for none.
     """
 
     build: Callable[[Sequence[float], jax.Array],
                     cdgm.Schedule | cdgm.selection.SelectionRule]
     probes: tuple[Probe, ...] = ()
+    listens: str = ''
 
+
+_PATIENCE = 5  # of aggressive: what He et al. 2019 took for images
+
+_LEAST = -0.05  # of catch_up: an amortisation gap of a twentieth of the KL
 
 NAMES = ('shuffled', 'uniform', 'gauss_southwell', 'gauss_southwell_lipschitz',
-         'importance', 'bandit', 'plateau', 'aggressive')
+         'importance', 'bandit', 'plateau', 'aggressive', 'catch_up')
 
 
 def choices(visits: Sequence[int], refresh: int) -> dict[str, Choice]:
@@ -72,5 +78,8 @@ def choices(visits: Sequence[int], refresh: int) -> dict[str, Choice]:
             size, patience=refresh, max_steps=10 * refresh)),
         # Without a signal it stays aggressive to the end.
         'aggressive': Choice(lambda costs, key: cdgm.selection.aggressive(
-            size, inner=0, outer=1, window=refresh)),
+            size, inner=0, outer=1, window=refresh, patience=_PATIENCE),
+            listens='information'),
+        'catch_up': Choice(lambda costs, key: cdgm.selection.catch_up(
+            size, inner=0, outer=1, least=_LEAST, extra=refresh), listens='inference'),
     }

@@ -53,6 +53,9 @@ class Task(NamedTuple):
       snapshot: (params) or (params, model_state) -> an array that shows what was
         trained, such as images. That of the first seed is kept at each evaluation, for
         `draw` to find by `snapshots.read`; None keeps nothing.
+      signals: name -> (params, hyper) -> float[], larger being better: what a choice
+        of blocks that listens to it hears of held-out data at the end of each epoch;
+        with a model state (params, model_state, hyper).
       costs: where steps differ in cost, as with a lazy penalty: (share of the steps, a
         task whose steps cost that), which are counted in place of this one.
     """
@@ -68,6 +71,7 @@ class Task(NamedTuple):
     fresh: bool
     model_state: Callable[[jax.Array], Any] | None = None
     snapshot: Callable[..., jax.Array] | None = None
+    signals: Mapping[str, Callable[..., jax.Array]] = {}
     costs: Sequence[tuple[float, 'Task']] = ()
 
     @property
@@ -84,6 +88,18 @@ class Task(NamedTuple):
     def minibatches_per_epoch(self) -> int:
         """M; the examples left over wait for another epoch's order."""
         return self.num_examples // self.batch_size
+
+    @property
+    def signal(self) -> Callable[..., jax.Array] | None:
+        """The one of the signals that the choice of blocks listens to, if any."""
+        choice = self.order.choice
+        return None if choice is None else self.signals.get(choice.listens)
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """M, or U M where the updates of a cycle share a minibatch."""
+        return self.minibatches_per_epoch * (
+            1 if self.fresh else self.order.updates_per_cycle)
 
     @property
     def minibatches_per_cycle(self) -> int:

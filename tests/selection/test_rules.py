@@ -74,6 +74,7 @@ RULES = {
     'importance': selection.importance(BLOCKS, KEY, refresh=3),
     'bandit': selection.bandit(COSTS, KEY, refresh=2),
     'plateau': selection.plateau(BLOCKS, patience=2, threshold=0.1, max_steps=5),
+    'catch_up': selection.catch_up(BLOCKS, 1, 2, least=0., extra=3),
     'aggressive': selection.aggressive(BLOCKS, 2, 0, window=2, max_inner=7,
                                        patience=3),
 }
@@ -364,7 +365,20 @@ def test_a_falling_signal_ends_the_aggressive_phase_for_ever():
 
 # Errors.
 
+def test_catching_up_goes_by_the_last_signal():
+    signals = np.full(24, np.nan)
+    signals[[4, 11, 17]] = 0.2, -0.3, 0.1  # below 0 it lags, as it does at the start
+    world = constant(24)._replace(signals=jnp.asarray(signals))
+    _, indices = play(selection.catch_up(BLOCKS, 0, 2, least=0., extra=3), world)
+    # The signal of a step is heard after it, and a round that is over its new length
+    # ends at once.
+    assert indices.tolist() == [0, 0, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2,
+                                0, 0, 0, 2, 0, 0, 2, 0, 2, 0, 2, 0]
+
+
 @pytest.mark.parametrize(('make', 'message'), [
+    (lambda: selection.catch_up(2, 0, 0, least=0.), 'give two blocks'),
+    (lambda: selection.catch_up(2, 0, 1, least=0., extra=0), 'extra is 0'),
     (lambda: selection.gauss_southwell(2, refresh=0), 'refresh is 0; .* >= 1'),
     (lambda: selection.gauss_southwell(2, refresh=1, lipschitz=(1, 2, 3)),
      r'lipschitz is \(1, 2, 3\).*each of the 2 blocks'),

@@ -80,13 +80,28 @@ def cycles_by_rule(task: Task, choice: Choice, costs: Sequence[float]) -> Cycles
         def update(state, position):
             mine = position if task.fresh else 0
             return step(state, jax.tree.map(lambda x: x[:, mine], batches),
-                        keys[:, mine])
+                        keys[:, mine], signal=_signal(task, state.descent, given))
 
         state, infos = lax.scan(update, state, jnp.arange(len(task.order.updates)))
         return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), infos)
 
     return Cycles(lambda params, model_state, given: driven(given).init(
         params, model_state), cycle, lambda state: state.descent, independent=False)
+
+
+def _signal(task: Task, state: cdgm.DescentState, given: TracedInputs):
+    """What the seeds say of held-out data at the end of an epoch; else not a number."""
+    signal = task.signal
+    if signal is None:
+        return None
+    held = (state.params,) if state.model_state is None else (
+        state.params, state.model_state)
+    count = state.count[0]  # of all seeds
+    silence = jnp.full(len(given.key), jnp.nan, float)
+    return lax.cond(
+        (count > 0) & (count % task.updates_per_epoch == 0),
+        lambda: jax.vmap(signal)(*held, given.hyper).astype(float),
+        lambda: silence)
 
 
 def choose_cycles(task: Task, costs: Sequence[float]) -> Cycles:

@@ -67,6 +67,11 @@ def count_costs(task: Task, given: TracedInputs) -> Costs:
                                                 ).values()])
     probe = sum((_probe_cost(task, kind, step, state.params, batch, given) / every
                  for kind, every in (choice.probes if choice else ())), none)
+    if task.signal is not None:
+        held = (state.params,) if task.model_state is None else (
+            state.params, state.model_state)
+        probe = probe + flops_of_program(task.signal, *held, given.hyper
+                                         ) / task.updates_per_epoch
     return Costs(0., step, probe)
 
 

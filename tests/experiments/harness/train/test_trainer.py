@@ -13,11 +13,12 @@ import optax
 import pytest
 
 import cdgm
+from cdgm.selection import SelectionRule
 from experiments.harness.block_choice import Choice, Probe
 from experiments.harness.errors import DivergedError
 from experiments.harness.runs.run_folder import RunFolder, read_rows
 from experiments.harness.task import TracedInputs, Task
-from experiments.harness.train import flops, trainer
+from experiments.harness.train import block_updates, flops, trainer
 from experiments.harness.train.progress import Progress
 from experiments.harness.train.run_batch import RunHandle
 from experiments.harness.train.trainer import CheckpointPolicy, Trainer
@@ -270,6 +271,39 @@ def test_flops_of_repeated_visits_and_of_probes_are_added_up(cheap_compilation):
     # A secant costs two gradients, one step in four; a decrease one loss in two.
     np.testing.assert_allclose(probed.spent(5, np.array([4, 0])),
                                4 * a + 2 * a + 2 * forward, rtol=0.03)
+
+
+@pytest.mark.parametrize('fresh', [True, False])
+def test_a_rule_that_listens_hears_the_seeds_mean_once_an_epoch(fresh):
+    """Its state is what it heard: how often, and the sum."""
+    def observe(state, seen):
+        return state + jnp.where(seen.heard, jnp.array([1., seen.signal]), 0.)
+
+    rule = SelectionRule(lambda: jnp.zeros(2),
+                         lambda state, norms: (jnp.int32(1), state),
+                         observe, 2)
+    choice = Choice(lambda costs, key: rule, listens='sum')
+    task = STUDY._replace(order=ordered('a', 'b', choice=choice), fresh=fresh,
+                          signals={'sum': lambda params, hyper: jnp.sum(params['a'])})
+    given = traced_inputs(KEYS)
+    params = jax.vmap(init)(KEYS)
+    cycles = block_updates.choose_cycles(task, [1., 1.])
+    keys = jnp.broadcast_to(KEYS[:, None], (2, 2 if fresh else 1))
+    batches = jnp.zeros((*keys.shape, BATCH, IMAGES))
+    state = cycles.init(params, None, given)
+    run = jax.jit(cycles.cycle)
+    for _ in range(9):
+        state, _ = run(state, batches, keys, given)
+    # Before steps 4, 8, 12 and 16 of 18; with minibatches that two share, 8 and 16.
+    often = 4 if fresh else 2
+    assert task.updates_per_epoch == 16 // often
+    mean = np.mean(np.sum(params['a'], axis=(1, 2)))  # 'a' stays
+    np.testing.assert_allclose(state.rule, [often, often * mean], rtol=1e-12)
+    deaf = task._replace(order=ordered('a', 'b', choice=choice._replace(listens='')))
+    assert deaf.signal is None
+    one = jax.tree.map(lambda x: x[0], given)
+    more = flops.count_costs(task, one).probe - flops.count_costs(deaf, one).probe
+    np.testing.assert_allclose(more * task.updates_per_epoch, IMAGES * WIDTH, rtol=0.01)
 
 
 def test_stops_where_a_loss_is_not_finite(tmp_path, cheap_compilation):
