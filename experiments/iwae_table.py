@@ -37,7 +37,7 @@ from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
 from experiments.harness.task import Experiment, Task, check_images
-from experiments.vae_report import say, write_report
+from experiments.image_vae.report import say, write_report
 
 LAYERS = {'1': models.ONE_LAYER, '2': models.TWO_LAYERS}
 

@@ -14,6 +14,7 @@ from experiments.harness.sweep import batching, spec
 from experiments.harness.sweep.batching import Plan
 from experiments.harness.task import TracedInputs
 from experiments.harness.train.scan_loop import Carry, Sums
+from experiments.image_vae import blocks
 
 TABLE = '''
 title = 'T'
@@ -198,7 +199,7 @@ def test_a_rule_is_not_apart():
     from experiments.harness.task import Task
     for flags, apart in [('--schedule=bandit', False), ('--schedule=shuffled', False),
                          ('--order=joint', True), ('--order=decoder,encoder', True)]:
-        order = vae._order(cli.parse(vae.define_flags, [flags]))
+        order = blocks.read_order(cli.parse(vae.define_flags, [flags]))
         task = Task(*[None] * 2, order, *[None] * 6)
         assert block_updates.choose_cycles(task, [1., 1.]).independent is apart
 
