@@ -186,7 +186,7 @@ def without_labels(data):
 
 @pytest.mark.parametrize('arguments, line', [
     ('--packing=3', '--batch_size=64 does not divide into packs of --packing=3'),
-    ('--packing=2 --conditional', 'labels of their own'),
+    ('--packing=2 --conditional', 'of several classes'),
     ('--label_smoothing=0.1 --loss=hinge', '--loss=hinge: .* has none'),
     ('--lazy=4 --r1=0', '--lazy=4 is how often'),
     ('--normalisation=batch', 'is of --net=dcgan'),

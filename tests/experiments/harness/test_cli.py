@@ -59,7 +59,8 @@ def ends(module, arguments, monkeypatch, capsys):
 
 SETTINGS = [
     (vae, '--order=decodr,encoder', "--order: unknown block 'decodr'; there are "
-     "encoder, decoder, joint, simultaneous. Did you mean 'decoder'?"),
+     "encoder, decoder, sigma, last_layer, joint, simultaneous. Did you mean "
+     "'decoder'?"),
     (vae, '--order=decoder*0', "'decoder*0'"),
     (vae, '--order=joint --schedule=shuffled', '--order=joint'),
     (vae, '--learing_rate=1', 'Did you mean: learning_rate ?'),

@@ -163,7 +163,7 @@ def test_an_override_leaves_one_of_entries_that_had_nothing_else(read):
     assert arguments(made) == [('--order=encoder', '--fresh_minibatches=true')]
 
 
-LISTED = "there are batch_size, beta, cycles, dataset, epochs, "
+LISTED = "there are batch_size, beta, cosine, cycles, dataset, epochs, "
 ARRAY = 'make it an array, as in [0, 1] or [[table]].'
 
 
@@ -248,7 +248,8 @@ def test_errors_in_the_head_of_a_table(read, text, words):
     ("flags = {fresh_minibatches = 'maybe'}", 'flag --fresh_minibatches=maybe: *'),
     # What flags mean together.
     ("product = {order = ['joint', 'decodr']}", "--order: unknown block 'decodr'; "
-     "there are encoder, decoder, joint, simultaneous. Did you mean 'decoder'?"),
+     "there are encoder, decoder, sigma, last_layer, joint, simultaneous. Did you mean "
+     "'decoder'?"),
     ("flags = {order = 'joint', schedule = 'shuffled'}", '--schedule=shuffled chooses '
      'among blocks, and --order=joint moves all of them; name blocks.'),
     ('flags = {learning_rate = 0}', "--learning_rate: '0' has the value '0'; *"),
@@ -371,9 +372,10 @@ def test_a_folder_without_a_sweep(tmp_path):
 
 
 NAMES = [
-    'audio_gan', 'audio_notes', 'audio_vae', 'binarized_mnist', 'fine_tuning',
-    'from_scratch', 'gan_mnist', 'gan_orders', 'iwae_sweep', 'quickstart', 'rules',
-    'smoke', 'stacked_hard', 'stacked_table', 'vaegan_mnist', 'vaegan_table']
+    'audio_gan', 'audio_gan_unlabelled', 'audio_notes', 'audio_vae', 'binarized_mnist',
+    'exact_blocks', 'fine_tuning', 'from_scratch', 'gan_mnist', 'gan_orders',
+    'iwae_sweep', 'quickstart', 'rules', 'smoke', 'stacked_hard', 'stacked_table',
+    'vaegan_mnist', 'vaegan_table']
 
 
 @pytest.mark.parametrize('name', NAMES)
