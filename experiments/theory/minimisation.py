@@ -353,7 +353,7 @@ def _longest_step(in_turn: bool) -> float:
 
 def momentum_at_once():
     # Heavy ball: h l < 2 (1 + b) for the eigenvalues 1 - c and 1 + c.
-    return Row('two blocks at once, momentum b: stable iff h(1+c) < 2(1+b)',
+    return Row('two blocks at once, momentum b: stable iff h(1+c)<2(1+b)',
                2 * (1 + MOMENTUM) / (1 + COUPLING), _longest_step(False),
                'Polyak 1964', tolerance=1e-8)
 
