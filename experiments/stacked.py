@@ -103,7 +103,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         played = gan.play(values, model, hyper, penalised)
         return cdgm.block_descent({
             name: cdgm.Block(name, played.losses[name], gan.optimiser(
-                values, hyper, name, cycles * max(order.updates.count(name), 1)))
+                values, hyper, name, order.updates_of(name, cycles)))
             for name in gan.BLOCKS})
 
     def sample(params, state, latent):

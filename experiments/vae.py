@@ -108,9 +108,13 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
 
     test_key = jax.random.key(0)  # one noise for every run, so that runs compare
     test = jnp.asarray(data.test.examples)
-    watched = jnp.asarray((data.validation or data.train).examples[:WATCHED])
     if bernoulli:
-        test, watched = (binarize(each, test_key) for each in (test, watched))
+        test = binarize(test, test_key)
+    told = {}
+    if order.choice is not None:  # who might listen
+        watched = jnp.asarray((data.validation or data.train).examples[:WATCHED])
+        told = signals(model, binarize(watched, test_key) if bernoulli else watched,
+                       test_key, likelihood)
 
     def evaluate(params, hyper):
         return {'neg_elbo': metrics.dataset_neg_elbo(
@@ -139,7 +143,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         examples=images, prepare=binarize if bernoulli else lambda images, key: images,
         evaluate=evaluate, draw=draw, batch_size=values.batch_size,
         fresh=values.fresh_minibatches,
-        signals=signals(model, watched, test_key, likelihood))
+        signals=told)
 
 
 def final_report(values: flags.FlagValues, model: models.VAE, params, test

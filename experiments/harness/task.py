@@ -107,6 +107,12 @@ class Task(NamedTuple):
         return self.order.updates_per_cycle if self.fresh else 1
 
 
+def model_of(state: cdgm.DescentState) -> tuple[Any, ...]:
+    """What a task's functions are given: (params,), or (params, model_state)."""
+    return (state.params,) if state.model_state is None else (
+        state.params, state.model_state)
+
+
 def count_examples(examples: Any) -> int:
     """Length of the leading axis, which all arrays have.
 

@@ -109,6 +109,10 @@ class UpdatePlan(NamedTuple):
         """How many updates a cycle has."""
         return self.visit or len(self.updates)
 
+    def updates_of(self, block: str, cycles: int) -> int:
+        """How many updates the order gives a block; a cycle each, if it names none."""
+        return cycles * max(self.updates.count(block), 1)
+
 
 def read_order(values: flags.FlagValues, blocks: tuple[str, ...],
                whole: tuple[str, ...] = JOINT_MODES, exact: tuple[str, ...] = ()
@@ -194,7 +198,7 @@ def falling(values: flags.FlagValues, rate: Any, updates: int) -> Any:
     """
     if not values.cosine:
         return rate
-    fall = optax.cosine_decay_schedule(1., max(updates, 1))
+    fall = optax.cosine_decay_schedule(1., updates)
     return lambda count: rate * fall(count)
 
 

@@ -108,7 +108,7 @@ def descent(values: flags.FlagValues, order: training_flags.UpdatePlan,
 
     def adam(name):
         rate = hyper['rates'][name]
-        updates = cycles * max(order.updates.count(name), 1)
+        updates = order.updates_of(name, cycles)
         tx = optax.adam(training_flags.falling(values, rate, updates))
         if values.sigma_rate is None:
             return tx

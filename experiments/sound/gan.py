@@ -46,7 +46,7 @@ def task(values, bench: Bench, order: UpdatePlan, cycles: int) -> Task:
         descended = play(values, model, hyper, penalised).losses
         return cdgm.block_descent({
             name: cdgm.Block(name, descended[name], optimiser(
-                values, hyper, name, cycles * max(order.updates.count(name), 1)))
+                values, hyper, name, order.updates_of(name, cycles)))
             for name in BLOCKS})
 
     def evaluate(params, state, hyper):

@@ -54,7 +54,7 @@ def task(values, bench: Bench, order: UpdatePlan, cycles: int) -> Task:
         shared = partial(loss, hyper, beta=hyper['beta'])
 
         def adam(name):
-            updates = cycles * max(order.updates.count(name), 1)
+            updates = order.updates_of(name, cycles)
             return optax.adam(falling(values, hyper['rates'][name], updates),
                               b1=values.beta1)
 

@@ -13,7 +13,7 @@ from jax import lax
 
 import cdgm
 from experiments.harness.block_choice import Choice
-from experiments.harness.task import TracedInputs, Task
+from experiments.harness.task import TracedInputs, Task, model_of
 
 
 class Cycles(NamedTuple):
@@ -94,13 +94,11 @@ def _signal(task: Task, state: cdgm.DescentState, given: TracedInputs):
     signal = task.signal
     if signal is None:
         return None
-    held = (state.params,) if state.model_state is None else (
-        state.params, state.model_state)
     count = state.count[0]  # of all seeds
     silence = jnp.full(len(given.key), jnp.nan, float)
     return lax.cond(
         (count > 0) & (count % task.updates_per_epoch == 0),
-        lambda: jax.vmap(signal)(*held, given.hyper).astype(float),
+        lambda: jax.vmap(signal)(*model_of(state), given.hyper).astype(float),
         lambda: silence)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import cdgm
 from cdgm import families
 from cdgm._explain import family_step_costs, program_cost
-from experiments.harness.task import TracedInputs, Task
+from experiments.harness.task import TracedInputs, Task, model_of
 from experiments.harness.train.block_updates import cycles_in_order
 from experiments.harness.train.cycle_program import abstract_state
 
@@ -68,10 +68,8 @@ def count_costs(task: Task, given: TracedInputs) -> Costs:
     probe = sum((_probe_cost(task, kind, step, state.params, batch, given) / every
                  for kind, every in (choice.probes if choice else ())), none)
     if task.signal is not None:
-        held = (state.params,) if task.model_state is None else (
-            state.params, state.model_state)
-        probe = probe + flops_of_program(task.signal, *held, given.hyper
-                                         ) / task.updates_per_epoch
+        probe = probe + flops_of_program(
+            task.signal, *model_of(state), given.hyper) / task.updates_per_epoch
     return Costs(0., step, probe)
 
 

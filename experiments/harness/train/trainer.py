@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.harness.runs import checkpoint, preemption, snapshots
 from experiments.harness.runs.run_folder import read_rows
-from experiments.harness.task import TracedInputs, Task
+from experiments.harness.task import TracedInputs, Task, model_of
 from experiments.harness.train.block_updates import choose_cycles
 from experiments.harness.train.flops import count_costs
 from experiments.harness.train.progress import Progress
@@ -112,9 +112,7 @@ class Trainer:
 
     def model(self, state) -> tuple[Any, ...]:
         """What a task's functions are given: (params,), or (params, model_state)."""
-        descent = self._how.descent_state(state)
-        return (descent.params,) if descent.model_state is None else (
-            descent.params, descent.model_state)
+        return model_of(self._how.descent_state(state))
 
     @property
     def independent(self) -> bool:
