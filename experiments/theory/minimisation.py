@@ -363,9 +363,9 @@ def momentum_in_turn():
     # divided by e^(iu), the root's imaginary part gives 4 b sin^2 u = h - 2 (1 - b),
     # and then the real part (1 - b) 2 cos u = h c.
     b, c = MOMENTUM, COUPLING
-    step = np.roots([b * c ** 2, (1 - b) ** 2, -2 * (1 + b) * (1 - b) ** 2]).max()
-    return Row('in turn: iff b h^2c^2 < (1-b)^2 (2(1+b)-h), a ninth here', step,
-               _longest_step(True), 'derived', tolerance=1e-8)
+    step = np.real(np.roots([b * c ** 2, (1 - b) ** 2, -2 * (1 + b) * (1 - b) ** 2]))
+    return Row('in turn: iff b h^2c^2 < (1-b)^2 (2(1+b)-h), a ninth here',
+               float(step.max()), _longest_step(True), 'derived', tolerance=1e-8)
 
 
 def frozen_adam():
