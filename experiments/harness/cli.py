@@ -21,6 +21,7 @@ from cdgm.data import DataError
 from experiments.harness.errors import (
     BAD_DATA, BAD_SETTING, BAD_STORAGE, DIVERGED, DivergedError, SettingError,
     StorageError, is_storage)
+from experiments.harness import hosts
 from experiments.harness.runs import preemption
 
 # Compile time from which on a program is kept. JAX's own limit of one second would keep
@@ -71,6 +72,8 @@ def run(define_flags: Callable[[flags.FlagValues], None],
             print(about, values.get_help(prefix='  '), sep='\n')
         else:
             keep_compiled_programs()
+            if 'mesh' in values and values.mesh:
+                hosts.join()
             with (preemption.handle_signals(values.preempt_latency + grace)
                   if 'preempt_latency' in values else contextlib.nullcontext()):
                 main(values)

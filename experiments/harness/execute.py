@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.harness import cli, training_flags
+from experiments.harness import cli, hosts, training_flags
 from experiments.harness.errors import DivergedError, SettingError, is_storage
 from experiments.harness.report import figures
 from experiments.harness.runs import preemption, run_folder, status_log
@@ -22,6 +22,7 @@ from experiments.harness.runs.run_folder import CompleteError, RunFolder
 from experiments.harness.sweep.trial_id import identity
 from experiments.harness.task import Experiment, Task, count_examples
 from experiments.harness.train.cycle_program import cycle_program
+from experiments.harness.train.placement import read_mesh
 from experiments.harness.train.progress import Progress
 from experiments.harness.train.run_batch import RunHandle
 from experiments.harness.train.trainer import CheckpointPolicy, Trainer
@@ -45,6 +46,7 @@ class CompiledTask:
 
     def __init__(self, experiment: Experiment, values: flags.FlagValues):
         self.experiment, self._values = experiment, values
+        self._placement = read_mesh(values.mesh, values.batch_size)
         self._given = jax.tree.map(lambda x: x[0], experiment.traced_inputs(values))
         self._data = experiment.load(values)
         self.facts: dict[str, Any] = {
@@ -90,7 +92,7 @@ class CompiledTask:
     def trainer(self) -> Trainer:
         """With the compiled programs; they are long to make, and only once."""
         return Trainer(self.task, self.facts['cycles'], self._values.evaluations,
-                       self._given, bool(self._values.grad_norms))
+                       self._given, bool(self._values.grad_norms), self._placement)
 
 
 def main(experiment: Experiment, values: flags.FlagValues) -> None:
@@ -117,9 +119,16 @@ def main(experiment: Experiment, values: flags.FlagValues) -> None:
 
 def open_folder(compiled: CompiledTask, values: flags.FlagValues) -> RunFolder:
     """Make the folder of a run, or take over an interrupted or a shorter one."""
-    return run_folder.create(
-        compiled.experiment.name, values, compiled.facts,
-        lambda flags: compiled.check_begins_alike(values, flags))
+    made: list[RunFolder] = []
+
+    def create():
+        made.append(run_folder.create(
+            compiled.experiment.name, values, compiled.facts,
+            lambda flags: compiled.check_begins_alike(values, flags)))
+        return made[0].path, made[0].lengths
+
+    path, lengths = hosts.on_first(create)
+    return made[0] if made else run_folder.shadow(path, lengths)
 
 
 def run(compiled: CompiledTask, all_values: Sequence[flags.FlagValues],

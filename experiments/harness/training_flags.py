@@ -13,9 +13,10 @@ from experiments.harness.errors import SettingError
 from experiments.harness.orders import JOINT_MODES, parse_order, parse_per_block
 
 # Flags that say how a run behaves, and a sweep's command hands to all its runs.
-OPERATIONAL_FLAGS = ('data_dir', 'checkpoint_every', 'preempt_latency', 'tensorboard')
+OPERATIONAL_FLAGS = ('data_dir', 'checkpoint_every', 'preempt_latency', 'tensorboard',
+                     'mesh')
 
-# Flags that leave the numbers as they are.
+# Flags that leave the numbers as they are, but for the last bits.
 NON_IDENTITY_FLAGS = ('run_dir', *OPERATIONAL_FLAGS)
 
 # Flags that say how long a run is, and that may grow when it is complete.
@@ -33,6 +34,9 @@ def define_operational_flags(values: flags.FlagValues) -> None:
                        'asked to by TERM, INT, USR1 or USR2.', lower_bound=0.1, **own)
     flags.DEFINE_bool('tensorboard', False, 'Write event files for TensorBoard, too, '
                       'in the folder of a run.', **own)
+    flags.DEFINE_string('mesh', None, 'Train on all devices, of all hosts: '
+                        'data=2,model=4 splits a minibatch in 2 and the state in 8.',
+                        **own)
 
 
 def operational_arguments(values: flags.FlagValues) -> list[str]:

@@ -20,7 +20,9 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +42,7 @@ from experiments.harness.training_flags import (
     LENGTH_FLAGS, NON_IDENTITY_FLAGS, canonical)
 
 # What of the environment XLA's rounding depends on.
-_ROUNDING_FACTS = ('versions', 'device', 'cores', 'xla_flags')
+_ROUNDING_FACTS = ('versions', 'device', 'devices', 'cores', 'xla_flags')
 
 
 class BusyError(SettingError):
@@ -60,17 +62,24 @@ class RunFolder(NamedTuple):
         `create`.
       events: for TensorBoard, or None.
       lengths: in cycles, at which the run was complete before it was made longer.
+      home: of a `shadow`, the folder of the run itself; otherwise None.
     """
 
     path: Path
     lock: RunLock | None = None
     events: Events | None = None
     lengths: tuple[int, ...] = ()
+    home: Path | None = None
+
+    @property
+    def named(self) -> Path:
+        """The folder that messages name, for the same command to be run again."""
+        return self.home or self.path
 
     @property
     def checkpoints(self) -> Path:
         """Where the checkpoints go."""
-        return self.path / 'checkpoints'
+        return self.named / 'checkpoints'
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Append a row to the metrics, at once, so that a crash loses none."""
@@ -131,6 +140,8 @@ class RunFolder(NamedTuple):
                 self.events.close()
             if self.lock is not None:
                 self.lock.release()
+            if self.home is not None:
+                shutil.rmtree(self.path, ignore_errors=True)
 
         def leave():
             note_preempted()
@@ -166,7 +177,8 @@ class RunFolder(NamedTuple):
             **manifest, 'attempts': status_log.count(status_log.read(self.path)),
             'digests': digests(self.path)})
         status_log.ended(self.path, 'done')
-        checkpoint.drop_all_but_last(self.checkpoints)
+        if self.home is None:
+            checkpoint.drop_all_but_last(self.checkpoints)
 
 
 def digests(path: Path) -> dict[str, str]:
@@ -254,6 +266,18 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any],
             lock.release()
             raise
     return RunFolder(path, lock, events, lengths)
+
+
+def shadow(home: Path, lengths: tuple[int, ...]) -> RunFolder:
+    """Make a folder that is thrown away, for a process whose run another one writes.
+
+    It holds what the other writes too, but for the checkpoints, which have one place.
+
+    Args:
+      home: the folder of the run.
+      lengths: as the other found them.
+    """
+    return RunFolder(Path(tempfile.mkdtemp(prefix='run-')), lengths=lengths, home=home)
 
 
 def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],

@@ -8,7 +8,8 @@ from typing import Any
 from absl import flags
 
 from experiments.harness.errors import SettingError
-from experiments.harness.sweep import batching, command_lines, local_pool, slurm
+from experiments.harness.sweep import (
+    batching, command_lines, joint_trial, local_pool, slurm)
 from experiments.harness.sweep.spec import Trial
 from experiments.harness.sweep.sweep_status import SweepStatus
 
@@ -30,6 +31,10 @@ def define_flags(values: flags.FlagValues) -> None:
                          'is room for unless given.', lower_bound=1, **own)
     flags.DEFINE_integer('trials_per_job', None, 'Trials of a Slurm job; all that '
                          'share a program unless given.', lower_bound=1, **own)
+    flags.DEFINE_integer('nodes', 1, 'Nodes of a Slurm job, which train each trial '
+                         'together, on the devices of --mesh.', lower_bound=1, **own)
+    flags.DEFINE_integer('processes_per_node', 1, 'Processes on each of the nodes.',
+                         lower_bound=1, **own)
     flags.DEFINE_multi_string('sbatch', [], 'Another option of sbatch, as in '
                               '--sbatch=account=physics; repeat for more.', **own)
 
@@ -49,15 +54,19 @@ class Jobs:
     def __init__(self, folder: Path, values: flags.FlagValues, waiting: list[Trial]):
         status = command_lines.command(values, 'status')
         self.exit_message = f'the jobs go on; {status} says how they stand'
-        commands = [
-            [*local_pool.command(folder, values, workers=1),
-             '--trials=' + ','.join(ids)]
-            for ids in _split(waiting, values.trials_per_job)]
+        if values.nodes * values.processes_per_node > 1:
+            commands = _joint_commands(folder, values, waiting)
+        else:
+            commands = [
+                [*local_pool.command(folder, values, workers=1),
+                 '--trials=' + ','.join(ids)]
+                for ids in _split(waiting, values.trials_per_job)]
         self._ids = slurm.submit(
             commands, folder / 'slurm', minutes=values.minutes, cpus=values.cpus,
             partition=values.partition, parallelism=values.parallelism,
             latency=values.preempt_latency, name=Path(values.name).stem,
-            options=_options(values.sbatch))
+            options=_options(values.sbatch), nodes=values.nodes,
+            processes_per_node=values.processes_per_node)
         self._asked = time.monotonic()
         if self._ids:
             print(f'submitted {len(self._ids)} jobs to Slurm: {self._ids[0]} … '
@@ -80,6 +89,16 @@ class Jobs:
 
     def shutdown(self) -> None:
         """Do nothing: the jobs go on."""
+
+
+def _joint_commands(folder: Path, values: flags.FlagValues, waiting: list[Trial]
+                    ) -> list[list[str]]:
+    """A trial a job: its processes cannot take trials off a queue each for itself."""
+    if not values.mesh:
+        raise SettingError(
+            f'--nodes={values.nodes} --processes_per_node={values.processes_per_node} '
+            'train each trial together; say on what devices, as by --mesh=data=2.')
+    return [joint_trial.command(folder, values, trial) for trial in waiting]
 
 
 def _options(written: list[str]) -> dict[str, str]:

@@ -26,6 +26,9 @@ _SIGNAL_SHARE = 0.2
 # request to requeue must reach Slurm before the limit.
 _LEAVE_SHARE = 0.8
 
+# After three deaths of a command a fourth start is not expected to do better.
+_MAX_RESTARTS = 3
+
 # submitit counts each USR2 near the limit as a timeout, and all of them for short jobs.
 _MAX_REQUEUES = 1000
 
@@ -33,7 +36,8 @@ _MAX_REQUEUES = 1000
 def submit(commands: Sequence[Sequence[str]], folder: Path, *, minutes: int, cpus: int,
            partition: str | None = None, parallelism: int | None = None,
            latency: float = 5., signal_delay: int | None = None, name: str = 'cdgm',
-           options: Mapping[str, str | int | bool] | None = None) -> list[str]:
+           options: Mapping[str, str | int | bool] | None = None, nodes: int = 1,
+           processes_per_node: int = 1) -> list[str]:
     """Submit commands as one array, and return at once.
 
     On TERM and USR2 a command saves and ends with 75, and goes on when run again. It
@@ -51,6 +55,8 @@ def submit(commands: Sequence[Sequence[str]], folder: Path, *, minutes: int, cpu
         twice the latency unless given.
       name: of the job.
       options: more options of sbatch, as in {'account': 'physics', 'mem': '8G'}.
+      nodes: of each task.
+      processes_per_node: that run the command, on each of them.
 
     Returns:
       Slurm's job ids, one a command, as in '17_0'.
@@ -69,11 +75,13 @@ def submit(commands: Sequence[Sequence[str]], folder: Path, *, minutes: int, cpu
     executor.update_parameters(
         name=name, timeout_min=minutes, cpus_per_task=cpus, slurm_partition=partition,
         slurm_array_parallelism=parallelism or len(commands),
-        slurm_signal_delay_s=delay,
+        slurm_signal_delay_s=delay, nodes=nodes, tasks_per_node=processes_per_node,
         # srun does not take over the CPUs of its job by itself.
         slurm_srun_args=[f'--cpus-per-task={cpus}', '--kill-on-bad-exit=1'],
         slurm_additional_parameters={'requeue': True, **(options or {})})
-    tasks = [ArrayTask(command, _LEAVE_SHARE * delay) for command in commands]
+    # One of several cannot come back alone: the others wait for it in vain.
+    restarts = _MAX_RESTARTS if nodes * processes_per_node == 1 else 0
+    tasks = [ArrayTask(command, _LEAVE_SHARE * delay, restarts) for command in commands]
     try:
         with _outside_of_jobs():
             return [job.job_id for job in executor.submit_array(tasks)]

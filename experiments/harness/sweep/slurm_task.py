@@ -1,6 +1,6 @@
 """What one task of a Slurm array does: it keeps a command going, and asks it to leave.
 
-    the command is killed       it is started again, three times at most
+    the command is killed       it is started again, a few times at most
     USR2: the limit is near     the command is asked to leave, Slurm to start it again
     TERM: scancel, a requeue    Slurm sends it to the command as well, which leaves
     this process is killed      the command's standard input ends, at which it leaves
@@ -19,9 +19,6 @@ from typing import Any
 
 from experiments.harness.runs.preemption import PREEMPTED
 
-# After three deaths a fourth start is not expected to do better.
-_MAX_RESTARTS = 3
-
 # Slurm signals all processes of a job, in any order: the command may have left before
 # this process receives the signal.
 _SIGNAL_DELAY_SECONDS = 1.
@@ -35,14 +32,16 @@ class ArrayTask:
     It ends with 0 when it is done and with 75 when it was asked to leave.
     """
 
-    def __init__(self, command: Sequence[str], patience: float):
+    def __init__(self, command: Sequence[str], patience: float, restarts: int):
         """Hold a command.
 
         Args:
           command: program and arguments.
           patience: seconds it has to leave within, when asked to.
+          restarts: times that it is started again after it was killed.
         """
         self._command, self._patience = list(command), patience
+        self._restarts = restarts
         self._child: int | None = None
 
     def __call__(self) -> None:
@@ -53,7 +52,7 @@ class ArrayTask:
         """
         for number in (signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, lambda *_: None)
-        for left in reversed(range(1 + _MAX_RESTARTS)):
+        for left in reversed(range(1 + self._restarts)):
             status = self._run()
             if status >= 0 or -status in _LEAVE_SIGNALS:
                 break
@@ -89,7 +88,8 @@ class ArrayTask:
                 os.kill(self._child, signal.SIGKILL)
                 print(f'killed: it did not leave within {self._patience:g} s',
                       file=sys.stderr, flush=True)
-        return DelayedSubmission(ArrayTask(self._command, self._patience))
+        return DelayedSubmission(ArrayTask(self._command, self._patience,
+                                           self._restarts))
 
 
 def _ends(pid: int, seconds: float) -> bool:

@@ -64,7 +64,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
     """Run trials until none waits that no other process has."""
     if values.attended:
-        threading.Thread(target=_leave_with_launcher, daemon=True).start()
+        threading.Thread(target=leave_with_launcher, daemon=True).start()
     folder = Path(values.out_dir)
     mine = [trial for trial in load(folder).trials
             if values.trials is None or trial.id in values.trials]
@@ -80,7 +80,8 @@ def main(values: flags.FlagValues) -> None:
             _run_group(folder, name, groups[name], queue, values)
 
 
-def _leave_with_launcher() -> None:
+def leave_with_launcher() -> None:
+    """Ask this process to leave once its standard input ends."""
     while os.read(sys.stdin.fileno(), 64):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cdgm.blocks import leaf_path
+from experiments.harness import hosts
 from experiments.harness.errors import DivergedError
 from experiments.harness.runs import checkpoint, preemption
 from experiments.harness.runs.checkpoint import Checkpoint
@@ -115,8 +116,8 @@ class RunBatch:
     def keep(self, carry: Carry, reached: TrainingProgress, saved: float, every: float
              ) -> float:
         """Save when it is time to, or to leave; return when it was saved last."""
-        asked = preemption.requested()
-        if not asked and time.monotonic() - saved < every:
+        asked = hosts.any_of(preemption.requested())
+        if not asked and hosts.agree(time.monotonic() - saved < every):
             return saved
         self.save(carry, reached)
         if asked:
@@ -142,7 +143,7 @@ class RunBatch:
 
     def note(self, reached: TrainingProgress) -> None:
         """Note for the exit message that what was reached is on the disk."""
-        preemption.saved(reached.cycle, self.runs[0].folder.path)
+        preemption.saved(reached.cycle, self.runs[0].folder.named)
 
     def drop_bad(self, bad: FirstBad) -> None:
         """Give up the runs with a loss that is not finite, or a move not made."""
@@ -159,7 +160,7 @@ class RunBatch:
                 self.errors[at] = DivergedError(
                     f'{what} at cycle {int(mine.cycle[seed])} (seed number {seed}); '
                     f'{remedy}. The metrics before it are in '
-                    f'{self.runs[at].folder.path}.')
+                    f'{self.runs[at].folder.named}.')
 
     def drop_unless_finite(self, params: Sequence[Any]) -> None:
         """Give up the runs whose last update was one too many.
@@ -172,7 +173,7 @@ class RunBatch:
                 self.errors[at] = DivergedError(
                     'the parameters are not finite after the last cycle; lower '
                     f'--learning_rate. The metrics are in '
-                    f'{self.runs[at].folder.path}.')
+                    f'{self.runs[at].folder.named}.')
 
 
 def _times(count: Mapping[str, Any], name: str) -> int:

@@ -72,8 +72,8 @@ class Chunk(NamedTuple):
     run: Callable[..., Carry]
 
 
-def chunk_of(task: Task, cycles: Cycles, longest: int, grad_norms: bool = False
-             ) -> Chunk:
+def chunk_of(task: Task, cycles: Cycles, longest: int, grad_norms: bool = False,
+             split: Callable[[Any], Any] = lambda batches: batches) -> Chunk:
     """Several cycles in one program, in one call or in many: the bits are the same.
 
     Args:
@@ -81,6 +81,7 @@ def chunk_of(task: Task, cycles: Cycles, longest: int, grad_norms: bool = False
       cycles: how.
       longest: cycles in a call at most.
       grad_norms: whether the norms of the gradients are reported.
+      split: lays minibatches [N, U, B, ...] out on devices.
     """
     num_blocks = len(task.blocks)
     size, per_epoch = task.batch_size, task.minibatches_per_epoch
@@ -112,7 +113,7 @@ def chunk_of(task: Task, cycles: Cycles, longest: int, grad_norms: bool = False
         batches, keys = jax.vmap(
             lambda order, key: minibatches(examples, order, key, cycle, start))(
                 order, given.key)
-        state, infos = cycles.cycle(state, batches, keys, given)
+        state, infos = cycles.cycle(state, split(batches), keys, given)
         if not grad_norms:
             infos = infos._replace(grad_norm=None)
         return state, _sum(infos, num_blocks), _find_bad(infos, cycle)

@@ -7,17 +7,20 @@ checkpoints, how often it was interrupted, and which runs are trained beside it.
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.harness import hosts
 from experiments.harness.runs import checkpoint, preemption, snapshots
 from experiments.harness.runs.run_folder import read_rows
 from experiments.harness.task import TracedInputs, Task, model_of
 from experiments.harness.train.block_updates import choose_cycles
 from experiments.harness.train.flops import count_costs
+from experiments.harness.train.placement import Placement
 from experiments.harness.train.progress import Progress
 from experiments.harness.train.run_batch import RunBatch, RunHandle, TrainingProgress
 from experiments.harness.train.scan_loop import Carry, chunk_of
@@ -76,6 +79,7 @@ class Trainer:
       evaluations: evaluations after the one at the start, evenly spaced.
       given: what one seed is given, or what that is like.
       grad_norms: whether rows have the norms of the blocks' gradients.
+      placement: how what it computes lies on several devices; on one unless given.
 
     Attributes:
       task: what is trained.
@@ -84,14 +88,16 @@ class Trainer:
     """
 
     def __init__(self, task: Task, cycles: int, evaluations: int, given: TracedInputs,
-                 grad_norms: bool = False):
+                 grad_norms: bool = False, placement: Placement | None = None):
         self.task, self.cycles = task, cycles
+        self._placement = placement
+        self._examples = self._put(task.examples)
         self._evaluations = evaluations
         self.longest_call = math.ceil(cycles / _NUM_ROWS)
         self._costs = count_costs(task, given)
         self._how = choose_cycles(task, self._costs.step.tolist())
-        chunk = chunk_of(task, self._how, self.longest_call, grad_norms)
-        self._chunk = jax.jit(chunk.run, donate_argnums=0)
+        chunk = chunk_of(task, self._how, self.longest_call, grad_norms, *(
+            [placement.split_minibatches] if placement else []))
         self._compiled: dict[int, jax.stages.Compiled] = {}
 
         def first(examples, given):
@@ -103,12 +109,33 @@ class Trainer:
             return chunk.init(self._how.init(params, model_state, given), examples,
                               given)
 
-        self._first = jax.jit(first)
+        # Of one seed; the number of seeds changes no sharding.
+        self._shardings = self._sharded(jax.eval_shape(
+            first, task.examples, jax.tree.map(lambda x: x[None], given)))
+        whole = placement and placement.replicated
+        self._first = jax.jit(first, out_shardings=self._shardings)
+        self._chunk = jax.jit(chunk.run, donate_argnums=0,
+                              out_shardings=self._shardings)
+        # One call; leaf by leaf they would take as long as a short cycle.
+        self._cleared = jax.jit(partial(jax.tree.map, jnp.zeros_like),
+                                out_shardings=whole)
         self._evaluate = jax.jit(lambda state, given: jax.vmap(task.evaluate)(
-            *self.model(state), given.hyper))
+            *self.model(state), given.hyper), out_shardings=whole)
         snapshot = task.snapshot
         self._snapshot = None if snapshot is None else jax.jit(lambda state: snapshot(
-            *jax.tree.map(lambda x: x[0], self.model(state))))
+            *jax.tree.map(lambda x: x[0], self.model(state))), out_shardings=whole)
+
+    def _put(self, tree):
+        """Put what all processes have where the programs take it from."""
+        return self._placement.put(tree) if self._placement else tree
+
+    def _sharded(self, form: Carry) -> Any:
+        """Shardings of a carry: the state is split, what is reported is everywhere."""
+        if self._placement is None:
+            return None
+        whole = self._placement.replicated
+        return jax.tree.map(lambda _: whole, form)._replace(
+            state=self._placement.of_state(form.state))
 
     def model(self, state) -> tuple[Any, ...]:
         """What a task's functions are given: (params,), or (params, model_state)."""
@@ -121,7 +148,7 @@ class Trainer:
 
     def start(self, given: TracedInputs) -> Carry:
         """Compute what a training starts from."""
-        return self._first(self.task.examples, given)
+        return self._first(self._examples, self._put(given))
 
     def program(self, carry: Carry, given: TracedInputs
                 ) -> jax.stages.Compiled | Callable[..., Carry]:
@@ -131,13 +158,14 @@ class Trainer:
         seeds = len(given.key)
         if seeds not in self._compiled:
             self._compiled[seeds] = self._chunk.lower(
-                carry, self.task.examples, given, *jnp.zeros(2, jnp.int32)).compile()
+                carry, self._examples, self._put(given), *np.zeros(2, np.int32)
+            ).compile()
         return self._compiled[seeds]
 
     def call(self, carry: Carry, given: TracedInputs, start: int, stop: int) -> Carry:
         """Make the cycles from one number to another, and wait for them."""
         return jax.block_until_ready(self.program(carry, given)(
-            carry, self.task.examples, given, np.int32(start), np.int32(stop)))
+            carry, self._examples, self._put(given), np.int32(start), np.int32(stop)))
 
     def train(self, runs: Sequence[RunHandle], policy: CheckpointPolicy,
               progress: Progress) -> list[Any]:
@@ -157,6 +185,7 @@ class Trainer:
           StorageError: no checkpoint can be written.
           SettingError: the checkpoints are those of other code.
         """
+        runs = [run._replace(given=self._put(run.given)) for run in runs]
         group = RunBatch(self.task, runs)
         given = group.given
         carry, reached = self._resume(runs[0]) if len(runs) == 1 else (
@@ -179,7 +208,8 @@ class Trainer:
             while reached.cycle < stop and not group.is_lost:
                 saved = group.keep(carry, reached, saved, policy.checkpoint_every)
                 preemption.mark_dirty()
-                upto = _end_of_call(reached.cycle, stop, seconds, policy.latency)
+                upto = hosts.agree(_end_of_call(reached.cycle, stop, seconds,
+                                                policy.latency))
                 began = time.perf_counter()
                 carry = self.call(carry, given, reached.cycle, upto)
                 took = time.perf_counter() - began
@@ -199,9 +229,9 @@ class Trainer:
                    'seconds': round(reached.seconds, 4), 'gflop': reached.flops / 1e9}
             tests = self._test(group, carry, stop) if rows[stop] else None
             shown = group.add_rows(row, carry, tests)
-            carry = carry._replace(sums=_cleared(carry.sums))
+            carry = carry._replace(sums=self._cleared(carry.sums))
             progress.advance(stop - start, shown)
-        models = group.split(self.model(carry.state))
+        models = group.split(hosts.fetch(self.model(carry.state)))
         group.drop_unless_finite([params for params, *_ in models])
         if math.isfinite(policy.checkpoint_every) and not group.is_lost:
             group.save(carry, reached)
@@ -224,10 +254,13 @@ class Trainer:
             if not folder.has_rows(facts['rows']):
                 raise checkpoint.DamagedError('metrics.jsonl is not what it was')
 
-        form = jax.eval_shape(self._first, self.task.examples, run.given)
+        form = jax.eval_shape(self._first, self._examples, run.given)
+        if self._placement is not None:
+            form = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding), form, self._shardings)
         found = checkpoint.load(folder.checkpoints, form, check)
         if found:
-            carry = jax.tree.map(jnp.asarray, found.state)
+            carry = jax.device_put(found.state, self._shardings)
             reached, rows = TrainingProgress(
                 **found.facts['reached']), found.facts['rows']
         else:
@@ -236,12 +269,6 @@ class Trainer:
             print(f'resuming at cycle {reached.cycle}', flush=True)
         folder.begin(reached.cycle)
         return carry, reached
-
-
-@jax.jit
-def _cleared(sums):
-    # One call; leaf by leaf they would take as long as a short cycle.
-    return jax.tree.map(jnp.zeros_like, sums)
 
 
 def _end_of_call(cycle: int, stop: int, seconds: float, latency: float) -> int:

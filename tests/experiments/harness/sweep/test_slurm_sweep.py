@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from experiments.harness.runs import status_log
@@ -34,8 +35,8 @@ def launch(launch_sweep):
     except (OSError, subprocess.SubprocessError):
         pytest.skip('no Slurm answers sinfo: export SLURM_CONF; SLURM_CONF='
                     '$(tests/loopback_slurm.sh up)')
-    return lambda folder, *flags: launch_sweep(TOML, folder, '--checkpoint_every=0.3',
-                                               *flags)
+    return lambda folder, *flags, toml=TOML: launch_sweep(
+        toml, folder, '--checkpoint_every=0.3', *flags)
 
 
 def digests(folder):
@@ -92,3 +93,24 @@ def test_an_array_of_eight_trials(launch, tmp_path):
         assert outcomes.count('done') == 1
         if storm / trial.folder not in (killed, cancelled, requeued):
             assert outcomes == [None, 'done']
+
+
+@pytest.mark.slurm
+def test_the_processes_of_a_job_train_a_trial_together(launch, tmp_path):
+    alone, together = tmp_path / 'alone', tmp_path / 'together'
+    toml = TOML.replace('cycles = 10000', 'cycles = 50').replace(
+        "['joint', 'decoder,encoder'], seed = [0, 1, 2, 3]", "['decoder,encoder']")
+    first = launch(alone, '--workers=1', toml=toml)
+    assert first.wait(timeout=600) == 0, first.stdout.read()
+
+    second = launch(together, '--cluster=slurm', '--processes_per_node=2',
+                    '--mesh=data=2', toml=toml)
+    words = second.communicate(timeout=600)[0]
+    assert second.returncode == 0, words
+    run, = together.glob('vae-*')
+    assert [line.get('outcome') for line in status_log.read(run)] == [None, 'done']
+    assert status_log.read_manifest(run)['devices'] == 2
+    with np.load(run / 'params.npz') as got, np.load(
+            alone / run.name / 'params.npz') as want:
+        for name, leaf in want.items():
+            np.testing.assert_allclose(got[name], leaf, atol=1e-5)

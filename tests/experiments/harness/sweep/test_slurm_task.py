@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[4]
 TASK = '''
 import sys
 from experiments.harness.sweep.slurm_task import ArrayTask
-ArrayTask([sys.executable, '-c', *sys.argv[1:]], 5.)()
+ArrayTask([sys.executable, '-c', *sys.argv[1:]], 5., 3)()
 '''
 
 # Dies by a signal the first times it is run, then ends with a status.
@@ -99,7 +99,7 @@ slurm_task._SIGNAL_DELAY_SECONDS = 30.
 sys.modules['submitit'] = types.ModuleType('submitit')
 sys.modules['submitit.helpers'] = helpers = types.ModuleType('submitit.helpers')
 helpers.DelayedSubmission = lambda task: ('again', task._command[2:], task._child)
-task = ArrayTask([sys.executable, '-c', *sys.argv[2:]], float(sys.argv[1]))
+task = ArrayTask([sys.executable, '-c', *sys.argv[2:]], float(sys.argv[1]), 3)
 def heed(*_):
     print(task.checkpoint())
     sys.exit(255)
@@ -142,7 +142,7 @@ def test_a_checkpoint_before_the_command_waits_for_nothing(monkeypatch):
     helpers = types.SimpleNamespace(DelayedSubmission=lambda task: task)
     monkeypatch.setitem(sys.modules, 'submitit', types.SimpleNamespace(helpers=helpers))
     monkeypatch.setitem(sys.modules, 'submitit.helpers', helpers)
-    task = ArrayTask(['true'], 5.)
+    task = ArrayTask(['true'], 5., 3)
     again = task.checkpoint()
     assert vars(again) == vars(task) and again is not task
 
