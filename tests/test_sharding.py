@@ -235,6 +235,57 @@ def _differences(got, want, placed):
             yield f'{name} is laid out as {leaf.sharding}, its parameter as {like}'
 
 
+def law():
+    """{bits at rest: (bytes of a device at the peak of a visit, what the law says)}.
+
+    24 layers of 256, eight windows of 32. A device holds an eighth of what the law says
+    for one, what enters each layer for its half of the minibatch, and a layer gathered.
+    """
+    depth, width, context, batch = 24, 256, 32, 8
+    model = cdgm.models.transformer(65, width=width, depth=depth, heads=4,
+                                    context=context)
+    loss = partial(cdgm.losses.next_token_loss, hidden=model.hidden,
+                   unembedding=model.unembedding)
+    adam = optax.adam(1e-3)
+    descent = cdgm.block_descent({
+        'embedding': cdgm.Block(('embedding', 'head'), loss, adam, ephemeral=True),
+        **cdgm.layers.blocks('layers', depth, loss, adam)})
+    mesh = jax.make_mesh((2, 4), ('data', 'model'),
+                         (jax.sharding.AxisType.Auto,) * 2)
+
+    def placed(form, *axes):
+        return jax.ShapeDtypeStruct(form.shape, form.dtype,
+                                    sharding=jax.sharding.NamedSharding(
+                                        mesh, jax.sharding.PartitionSpec(*axes)))
+
+    def split(leaf):
+        whole = leaf.ndim < 2 or leaf.shape[-2] % 2 or leaf.shape[-1] % 4
+        return placed(leaf) if whole else placed(
+            leaf, *[None] * (leaf.ndim - 2), 'data', 'model')
+
+    found, params = {}, jax.eval_shape(model.init, jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    layer = sum(leaf.size for leaf in jax.tree.leaves(params['layers'])) // depth
+    for bits in 32, 16:
+        held = params if bits == 32 else {
+            **params, 'layers': jax.eval_shape(cdgm.layers.encode, params['layers'])}
+        state = jax.tree.map(split, jax.eval_shape(descent.init, held))
+        compiled = jax.jit(
+            lambda *given: descent.visit(*given)[0], donate_argnums=0,
+            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, state)).lower(
+                state, placed(jax.ShapeDtypeStruct((5, batch, context + 1), jnp.int32),
+                              None, 'data'),
+                jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 5)),
+                jax.ShapeDtypeStruct((), jnp.int32)).compile()
+        plan = compiled.memory_analysis()
+        entering = depth * batch // 2 * context * width * 4
+        found[bits] = (
+            plan.argument_size_in_bytes + plan.temp_size_in_bytes
+            + plan.output_size_in_bytes - plan.alias_size_in_bytes,
+            (bits / 8 * count + 16 * layer) / DEVICES + entering + 4 * layer)
+    return found
+
+
 def main():
     assert jax.device_count() == DEVICES
     params, batch = start()
@@ -243,7 +294,8 @@ def main():
     moved = {way: bool(np.abs(want[way]['enc'] - params['enc']).max() > 1e-3)
              for way in WAYS}
     faults = {kind: compare(kind, want) for kind in MESHES}
-    print(json.dumps({'moved': moved, 'stacks': compare_stacks(), **faults}))
+    print(json.dumps({'moved': moved, 'stacks': compare_stacks(), 'law': law(),
+                      **faults}))
 
 
 @pytest.fixture(scope='module')
@@ -270,6 +322,13 @@ def test_sharded_over_eight_devices_is_one_device(kind, way, found):
 @pytest.mark.thorough
 def test_a_stack_sharded_over_eight_devices_is_one_device(how, found):
     assert found['stacks'][how] == []
+
+
+@pytest.mark.parametrize('bits', ['32', '16'])
+@pytest.mark.thorough
+def test_a_device_holds_its_share_of_the_law_and_a_gathered_layer(bits, found):
+    peak, law = found['law'][bits]
+    assert peak < 1.1 * law, (peak, law)
 
 
 if __name__ == '__main__':
