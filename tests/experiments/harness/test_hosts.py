@@ -24,18 +24,31 @@ SMALL = ('--width=16', '--depth=2', '--heads=2', '--context=16', '--batch_size=4
          '--warmup=5', '--order=shuffled')
 
 
+started: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nobody_stays():
+    """A test that fails leaves no process that waits for others."""
+    yield
+    while started:
+        started.pop().kill()
+
+
 def start(run, *flags, count=2):
     """Start the processes of a run."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         address = f'127.0.0.1:{free.getsockname()[1]}'
-    return [subprocess.Popen(
+    processes = [subprocess.Popen(
         [sys.executable, '-m', 'experiments.language_model', *SMALL, *flags,
          f'--run_dir={run}'], cwd=ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env={
             **os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COORDINATOR_ADDRESS': address,
             'JAX_NUM_PROCESSES': str(count), 'JAX_PROCESS_ID': str(number)})
         for number in range(count)]
+    started.extend(processes)
+    return processes
 
 
 def finish(processes):
