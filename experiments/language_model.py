@@ -55,10 +55,11 @@ _OPTIMISERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     'adafactor': lambda: optax.chain(
         optax.scale_by_factored_rms(min_dim_size_to_factor=32),
         optax.clip_by_block_rms(1.))}
-# What moves along keeps nothing. Each is the factory of a transformation.
-_RIDER_RULES: dict[str, Callable[[], optax.GradientTransformation]] = {
-    'sign': optax.scale_by_sign, 'rms': stateless.scale_by_rms,
-    'columns': stateless.scale_by_columns,
+# What moves along keeps nothing. Each is given the rounds of what goes by rounds.
+_RIDER_RULES: dict[str, Callable[[int], optax.GradientTransformation]] = {
+    'sign': lambda rounds: optax.scale_by_sign(),
+    'rms': lambda rounds: stateless.scale_by_rms(),
+    'columns': lambda rounds: stateless.scale_by_columns(),
     'rows_and_columns': stateless.scale_by_rows_and_columns,
     'orthogonal': stateless.orthogonalise}
 _EVALUATION_BATCH = 128
@@ -86,6 +87,8 @@ def define_flags(values: flags.FlagValues) -> None:
                        '--rider_rule; 0 for none.', lower_bound=0., **own)
     flags.DEFINE_enum('rider_rule', 'sign', list(_RIDER_RULES), 'Stateless rule of '
                       'what rides.', **own)
+    flags.DEFINE_integer('rider_rounds', 5, 'Rounds of the rules rows_and_columns and '
+                         'orthogonal.', lower_bound=1, **own)
     flags.DEFINE_enum('reach', 'all', ['deeper', 'all'], 'Which layers ride with a '
                       'layer: the deeper ones cost least.', **own)
     flags.DEFINE_list('companions', [], 'Blocks that move along in every step, by '
@@ -198,7 +201,8 @@ def make_blocks(values: flags.FlagValues, loss: cdgm.LossFn, hyper: dict[str, An
         return {'joint': cdgm.Block('', loss, rule())}
     riders = {}
     if values.riders:
-        riders = {name: optax.chain(_RIDER_RULES[values.rider_rule](),
+        rule_of = _RIDER_RULES[values.rider_rule]
+        riders = {name: optax.chain(rule_of(values.rider_rounds),
                                     falling(hyper['riders']))
                   for name in ('embedding', 'layers')}
     along = tuple(values.companions)
