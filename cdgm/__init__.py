@@ -2,14 +2,14 @@
 
 The names that every program needs are here; the rest is in the namespaces
 `cdgm.schedules`, `cdgm.selection` (rules that choose the next block), `cdgm.moves` (how
-a block moves when not by optax), `cdgm.games`, `cdgm.transforms` (of optax's kind),
-`cdgm.layers`, and in `cdgm.losses`, `cdgm.models`, `cdgm.data`, `cdgm.metrics` and
-`cdgm.audio`.
+a block moves when not by optax), `cdgm.games`, `cdgm.transforms` and `cdgm.stateless`
+(of optax's kind; without state, for riders), `cdgm.layers`, and in `cdgm.losses`,
+`cdgm.models`, `cdgm.data`, `cdgm.metrics` and `cdgm.audio`.
 """
 
 from cdgm import (
     audio, blocks, data, diagnosis, games, layers, losses, metrics, models, moves,
-    reuse, schedules, selection, transforms)
+    reuse, schedules, selection, stateless, transforms)
 from cdgm._explain import Explanation, Memory, explain, memory
 from cdgm.blocks import label
 from cdgm.descent import (
@@ -27,4 +27,4 @@ __all__ = [
     'blocks', 'coordinate_descent', 'cyclic', 'data', 'diagnose', 'diagnosis', 'drive',
     'explain', 'games', 'label', 'layers', 'losses', 'memory', 'metrics', 'models',
     'moves', 'phases', 'reuse', 'schedules', 'selection', 'sequence', 'shuffled',
-    'transforms', 'uniform']
+    'stateless', 'transforms', 'uniform']

@@ -6,7 +6,8 @@ The trips are read off the program: a scan says its length, and a `fori_loop` co
 from one known integer to another, which are followed through the scalar arithmetic that
 leads to them. Where they depend on data, as in a search, the body is left at one trip.
 A body is counted from its equations: 2 m n k for a product of matrices, one for each
-element that any other operation gives or sums up.
+element that any other operation gives or sums up. Equations of which nothing is used do
+not count, for XLA drops them: in the loop of a backward pass, what a layer returned.
 """
 
 import math
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.interpreters import partial_eval
 
 # They move numbers and compute none.
 _FREE = frozenset({
@@ -43,6 +45,8 @@ def _count(jaxpr: Jaxpr, consts: Sequence[Any], values: Sequence[Any], least: in
     `values` are its inputs where they are known integers, else None.
     """
     known: dict[Any, Any] = {}
+    jaxpr = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars),
+                                   instantiate=True)[0]
 
     def read(atom):
         return _scalar(atom.val) if isinstance(atom, Literal) else known.get(atom)

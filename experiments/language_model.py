@@ -15,8 +15,8 @@ character on the test text, each window of --context characters told from its ow
 
 What it is compared with has flags of its own: --companions=embedding keeps the
 embedding always on (LISA), --riders moves the other layers by sign (FRUGAL, and BREAD
-with --reach=deeper), --rank trains low-rank adapters alone (LoRA), and --optimiser
-takes another joint rule of optax.
+with --reach=deeper) or by another --rider_rule, --rank trains low-rank adapters alone
+(LoRA), and --optimiser takes another joint rule of optax.
 """
 
 import math
@@ -33,7 +33,7 @@ from absl import flags
 
 import cdgm
 from cdgm import data as datasets
-from cdgm import layers, losses, models
+from cdgm import layers, losses, models, stateless
 from cdgm.blocks import leaf_path
 from cdgm.data import Dataset
 from experiments.harness import cli, execute, training_flags
@@ -55,6 +55,13 @@ _OPTIMISERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     'adafactor': lambda: optax.chain(
         optax.scale_by_factored_rms(min_dim_size_to_factor=32),
         optax.clip_by_block_rms(1.))}
+# What moves along keeps nothing. Each is given the rounds of what goes by rounds.
+_RIDER_RULES: dict[str, Callable[[int], optax.GradientTransformation]] = {
+    'sign': lambda rounds: optax.scale_by_sign(),
+    'rms': lambda rounds: stateless.scale_by_rms(),
+    'columns': lambda rounds: stateless.scale_by_columns(),
+    'rows_and_columns': stateless.scale_by_rows_and_columns,
+    'orthogonal': stateless.orthogonalise}
 _EVALUATION_BATCH = 128
 
 
@@ -76,8 +83,12 @@ def define_flags(values: flags.FlagValues) -> None:
                          'have fallen, as a cosine, to a tenth.', lower_bound=1, **own)
     flags.DEFINE_enum('optimiser', 'adam', sorted(_OPTIMISERS), 'Rule of a block; '
                       'adafactor saves memory in joint training.', **own)
-    flags.DEFINE_float('riders', 0., 'Rate of the steps by sign of what is not '
-                       'active; 0 for none.', lower_bound=0., **own)
+    flags.DEFINE_float('riders', 0., 'Rate of the steps of what is not active, by '
+                       '--rider_rule; 0 for none.', lower_bound=0., **own)
+    flags.DEFINE_enum('rider_rule', 'sign', list(_RIDER_RULES), 'Stateless rule of '
+                      'what rides.', **own)
+    flags.DEFINE_integer('rider_rounds', 5, 'Rounds of the rules rows_and_columns and '
+                         'orthogonal.', lower_bound=1, **own)
     flags.DEFINE_enum('reach', 'all', ['deeper', 'all'], 'Which layers ride with a '
                       'layer: the deeper ones cost least.', **own)
     flags.DEFINE_list('companions', [], 'Blocks that move along in every step, by '
@@ -188,17 +199,19 @@ def make_blocks(values: flags.FlagValues, loss: cdgm.LossFn, hyper: dict[str, An
                     optax.set_to_zero(), ephemeral=True)}
     if values.order == 'joint':
         return {'joint': cdgm.Block('', loss, rule())}
-    sign = {}
+    riders = {}
     if values.riders:
-        sign = {name: optax.chain(optax.scale_by_sign(), falling(hyper['riders']))
-                for name in ('embedding', 'layers')}
+        rule_of = _RIDER_RULES[values.rider_rule]
+        riders = {name: optax.chain(rule_of(values.rider_rounds),
+                                    falling(hyper['riders']))
+                  for name in ('embedding', 'layers')}
     along = tuple(values.companions)
     outer = cdgm.Block(('embedding', 'head'), loss, rule(), ephemeral=not along,
-                       riders={name: tx for name, tx in sign.items()
+                       riders={name: tx for name, tx in riders.items()
                                if name == 'layers'})
     return {'embedding': outer, **layers.blocks(
         'layers', values.depth, loss, rule(), reach=values.reach, companions=along,
-        riders={name: tx for name, tx in sign.items()
+        riders={name: tx for name, tx in riders.items()
                 if name == 'layers' or values.reach == 'all' and name not in along})}
 
 

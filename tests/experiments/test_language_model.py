@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -99,6 +100,13 @@ def test_a_block_is_drawn_by_its_gradient_a_parameter():
     model = models.transformer(97, width=16, depth=2, heads=2, context=16)
     assert language_model._sizes(model, 2) == [
         (97 + 16 + 1) * 16, *[12 * 16 ** 2 + 2 * 16] * 2]
+
+
+@pytest.mark.parametrize('rule', list(language_model._RIDER_RULES))
+def test_what_rides_keeps_no_state_whatever_its_rule(rule):
+    task = build('--riders=1e-3', f'--rider_rule={rule}')
+    descent = task.descent({'rate': 1e-3, 'riders': 1e-3})
+    jax.eval_shape(descent.init, jax.eval_shape(task.init, jax.random.key(0)))
 
 
 def build(*given):
