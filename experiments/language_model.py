@@ -49,12 +49,16 @@ VOCABULARY = '\n' + ''.join(map(chr, range(32, 127))) + '\N{REPLACEMENT CHARACTE
 _TEXTS = {'python_docs': datasets.python_docs, 'shakespeare': datasets.shakespeare,
           'names': datasets.names_text}
 _ORDERS = ('joint', 'ascending', 'descending', 'shuffled', 'uniform', 'gradient_share')
+_adam = partial(optax.scale_by_adam, b2=0.99)
 _OPTIMISERS: dict[str, Callable[[], optax.GradientTransformation]] = {
-    'adam': partial(optax.scale_by_adam, b2=0.99),
+    'adam': _adam,
     # As in optax.adafactor, without momentum; a pair of vectors for each matrix.
     'adafactor': lambda: optax.chain(
         optax.scale_by_factored_rms(min_dim_size_to_factor=32),
-        optax.clip_by_block_rms(1.))}
+        optax.clip_by_block_rms(1.)),
+    # The layers' matrices along their directions, with momentum or without any state.
+    'muon': lambda: _directions(optax.trace(0.95, nesterov=True)),
+    'orthogonal': lambda: _directions(optax.identity())}
 # What moves along keeps nothing. Each is given the rounds of what goes by rounds.
 _RIDER_RULES: dict[str, Callable[[int], optax.GradientTransformation]] = {
     'sign': lambda rounds: optax.scale_by_sign(),
@@ -81,8 +85,8 @@ def define_flags(values: flags.FlagValues) -> None:
                          lower_bound=0, **own)
     flags.DEFINE_integer('decay_steps', 2000, 'Steps of training after which the rates '
                          'have fallen, as a cosine, to a tenth.', lower_bound=1, **own)
-    flags.DEFINE_enum('optimiser', 'adam', sorted(_OPTIMISERS), 'Rule of a block; '
-                      'adafactor saves memory in joint training.', **own)
+    flags.DEFINE_enum('optimiser', 'adam', sorted(_OPTIMISERS), 'Rule of a block; the '
+                      'others save memory in joint training.', **own)
     flags.DEFINE_float('riders', 0., 'Rate of the steps of what is not active, by '
                        '--rider_rule; 0 for none.', lower_bound=0., **own)
     flags.DEFINE_enum('rider_rule', 'sign', list(_RIDER_RULES), 'Stateless rule of '
@@ -213,6 +217,17 @@ def make_blocks(values: flags.FlagValues, loss: cdgm.LossFn, hyper: dict[str, An
         'layers', values.depth, loss, rule(), reach=values.reach, companions=along,
         riders={name: tx for name, tx in riders.items()
                 if name == 'layers' or values.reach == 'all' and name not in along})}
+
+
+def _directions(momentum: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A rule for the matrices of a stack, whose leaves are [L, m, n]; Adam for others.
+
+    Source: Muon, https://kellerjordan.github.io/posts/muon/.
+    """
+    return optax.partition(
+        {'matrix': optax.chain(momentum, stateless.orthogonalise()), 'other': _adam()},
+        lambda params: jax.tree.map(
+            lambda leaf: 'matrix' if leaf.ndim > 2 else 'other', params))
 
 
 def _plan(values: flags.FlagValues, names: tuple[str, ...],
