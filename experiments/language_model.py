@@ -281,6 +281,9 @@ def _check(values: flags.FlagValues) -> None:
     if (values.riders or values.companions) and joint:
         raise SettingError('--riders and --companions move along with a block, and '
                            '--order=joint moves all; name another order.')
+    if values.rider_rule != 'sign' and not values.riders:
+        raise SettingError(f'--rider_rule={values.rider_rule} has nothing to move; '
+                           'give the rate of what rides, as --riders=1e-3.')
     if set(values.companions) - {'embedding'}:
         raise SettingError(f'--companions={",".join(values.companions)}: the embedding '
                            'alone can be one.')

@@ -80,6 +80,7 @@ def test_adapters_move_alone(joint, tmp_path):
     ('is not the folder of a complete run', ['--from_run=/nowhere']),
     ('the embedding alone can be one', ['--companions=head']),
     ('trains the adapters together', ['--rank=2']),
+    ('has nothing to move', ['--rider_rule=columns']),
     ('each step of a visit has a minibatch', ['--nofresh_minibatches']),
 ])
 def test_flags_that_do_not_go_together_are_one_line(words, given):
@@ -100,6 +101,21 @@ def test_a_block_is_drawn_by_its_gradient_a_parameter():
     model = models.transformer(97, width=16, depth=2, heads=2, context=16)
     assert language_model._sizes(model, 2) == [
         (97 + 16 + 1) * 16, *[12 * 16 ** 2 + 2 * 16] * 2]
+
+
+@pytest.mark.parametrize('rule', ['muon', 'orthogonal'])
+def test_a_joint_rule_takes_the_matrices_of_the_stack_by_their_directions(rule):
+    """A first step: of a matrix all directions, of a vector Adam's, which is a sign."""
+    task = build('--order=joint', f'--optimiser={rule}', '--warmup=0')
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    grads = jax.tree.map(
+        lambda x: jax.random.normal(jax.random.key(1), x.shape), params)
+    tx = language_model._OPTIMISERS[rule]()
+    updates, _ = tx.update(grads, tx.init(params))
+    singular = np.linalg.svd(updates['layers']['mlp']['up'][1], compute_uv=False)
+    assert singular.min() > 0.6 * 64 ** 0.5 and singular.max() < 1.3 * 64 ** 0.5
+    for vector in updates['layers']['mlp']['norm'], updates['head']['norm']:
+        np.testing.assert_allclose(np.abs(vector), 1, rtol=1e-3)
 
 
 @pytest.mark.parametrize('rule', list(language_model._RIDER_RULES))
