@@ -11,6 +11,7 @@ Units    milliseconds a step, MFLOP a step, MB.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -72,6 +73,13 @@ def arguments(about: str | None) -> argparse.Namespace:
     return args
 
 
+def cores() -> int:
+    """Cores that this process may use; XLA makes as many threads."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _busy(seconds: float = 1.) -> float:
     """Share of the cores that others use, from 0 to 1.
 
@@ -123,6 +131,10 @@ def time_all(programs: dict[str, Program], rounds: int) -> dict[str, float]:
     names, order = list(programs), random.Random(0)
     for one in programs.values():
         one.run()  # warm up
+    # BAdam collects garbage at each visit: what the compilers of others left lying in
+    # this process is not its to search.
+    gc.collect()
+    gc.freeze()
     for _ in range(rounds):
         # A program finds the caches as the last one left them: never always the same.
         order.shuffle(names)

@@ -2,29 +2,31 @@
 
 Bytes are the compiler's plan for one device (arguments, temporaries and outputs less
 what is shared), a parameter; the time is that of a step, in one run, with the layers
-checkpointed in both. Bars: 24 layers of 256 at 4.9 bytes a parameter in float32 and 2.9
-in 16 bits; over 12 layers a mean step at a third of a joint one, the last layer's at
-0.18. On a GPU or TPU it measures the device at hand. The last table is of the ways of
+checkpointed in both, and with BAdam's own package training the same network in PyTorch.
+Bars: 24 layers of 256 at 4.9 bytes a parameter in float32 and 2.9 in 16 bits; over 12
+layers a mean step at a third of a joint one, the last layer's at 0.18, and the mean at
+half of BAdam's. Peak bytes beside BAdam's are those of `benchmarks.resident`. On a GPU
+or TPU `benchmarks.device` measures the device at hand. The last table is of the ways of
 experiments.language_model, at its own sizes, where activations are most of it.
 """
 
+import importlib.util
 from functools import partial
+from statistics import mean
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from absl import flags
 
 import cdgm
-from benchmarks import measure
+from benchmarks import device, measure, problems, resident
 from cdgm import layers, losses, models
 from experiments import language_model
 
-WIDTH, VOCABULARY = 256, 65
 LIMITS = {'float32': 4.9, '16 bits': 2.9}
-VISIT = 5
+HOW = "BAdam is not compared: no {}; pip install -e '.[bench]'"
 WAYS = {'joint Adam': ['--order=joint'],
         'joint Adafactor': ['--order=joint', '--optimiser=adafactor'],
         'LoRA, rank 8': ['--order=joint', '--rank=8'], 'blocks': [],
@@ -33,25 +35,11 @@ WAYS = {'joint Adam': ['--order=joint'],
         'blocks, the rest by sign': ['--riders=3e-4']}
 
 
-def descents(depth: int, context: int) -> tuple[models.Transformer, cdgm.Descent,
-                                                cdgm.Descent]:
-    """A transformer, its blocks, and the same as one block."""
-    model = models.transformer(VOCABULARY, width=WIDTH, depth=depth, heads=4,
-                               context=context)
-    loss = partial(losses.next_token_loss, hidden=model.hidden,
-                   unembedding=model.unembedding)
-    adam = optax.adam(1e-3)
-    return model, cdgm.block_descent({
-        'embedding': cdgm.Block(('embedding', 'head'), loss, adam, ephemeral=True),
-        **layers.blocks('layers', depth, loss, adam)}), cdgm.block_descent(
-            {'joint': cdgm.Block('', loss, adam)})
-
-
 def byte_rows(depths: tuple[int, ...]) -> list[dict[str, float]]:
     """Bytes a parameter at the peak of a visit, and of a joint step."""
     rows = []
     for depth in depths:
-        model, descent, _ = descents(depth, 32)
+        model, descent, _ = problems.transformer(depth, 256, context=32, vocabulary=65)
         params = jax.eval_shape(model.init, jax.random.key(0))
         count = sum(x.size for x in jax.tree.leaves(params))
         tokens = jax.ShapeDtypeStruct((1, 33), jnp.int32)
@@ -90,46 +78,117 @@ def way_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def step_programs(depth: int) -> dict[str, measure.Program]:
-    """A joint step, and a visit of each of three layers on fresh minibatches."""
-    model, descent, joint = descents(depth, 64)
-    params = model.init(jax.random.key(0))
-    tokens = jax.random.randint(jax.random.key(1), (VISIT, 8, 65), 0, VOCABULARY)
-    keys = jax.random.split(jax.random.key(2), VISIT)
+def missing() -> str | None:
+    """The first package that the comparison with BAdam needs and that is not there."""
+    return next((name for name in ('torch', 'transformers', 'badam')
+                 if importlib.util.find_spec(name) is None), None)
 
-    def visiting(of: cdgm.Descent, block) -> measure.Program:
-        return measure.program(lambda state: of.visit(state, tokens, keys, block)[0],
-                               of.init(params), steps=VISIT, count=False)
 
-    same = measure.program(
-        lambda state: descent.visit(state, tokens[0], keys[0], ('layers', depth // 2),
-                                    steps=VISIT)[0],
-        descent.init(params), steps=VISIT, count=False)
-    return {'joint': visiting(joint, 0), **{
-        f'layer {number}': visiting(descent, ('layers', number))
-        for number in range(depth)},
-        f'layer {depth // 2} on one minibatch': same}
+def own_programs(depth: int) -> dict[str, measure.Program]:
+    """A joint step, and visits of each layer: on fresh minibatches, and on one."""
+    ways = problems.transformer(depth, **resident.SIZES)
+    params = ways.model.init(jax.random.key(0))
+    tokens = jnp.asarray(resident.batches(resident.SIZES['context'],
+                                          resident.SIZES['vocabulary']))
+    keys = jax.random.split(jax.random.key(2), len(tokens))
+    programs = {'joint': measure.program(
+        lambda state: ways.joint.visit(state, tokens, keys, 'joint')[0],
+        ways.joint.init(params), steps=len(tokens), count=False)}
+    for same in False, True:
+        def visit(state, number, same=same):
+            data = (tokens[0], keys[0]) if same else (tokens, keys)
+            return ways.by_layers.visit(state, *data, ('layers', number),
+                                        steps=len(tokens) if same else None)[0]
+
+        # One program for all layers, as a training loop has it, and one state.
+        state = jax.tree.map(jnp.copy, ways.by_layers.init(params))
+        compiled = jax.jit(visit, donate_argnums=0).lower(state, jnp.int32(0)).compile()
+        held = [state]
+        for number in range(depth):
+            def run(number=jnp.int32(number), compiled=compiled, held=held):
+                held[0] = jax.block_until_ready(compiled(held[0], number))
+
+            programs[_layer(number, same)] = measure.Program(run, len(tokens))
+    return programs
+
+
+def _layer(number: int, same: bool) -> str:
+    return f'layer {number}' + ', one minibatch' * same
+
+
+def peer_programs(depth: int) -> dict[str, measure.Program]:
+    """BAdam and PyTorch's Adam, if they are there and compute where JAX does."""
+    if missing():
+        return {}
+    from benchmarks import badam_transformer
+    if (badam_transformer.device() == 'cpu') != (jax.default_backend() == 'cpu'):
+        return {}
+    sizes = resident.SIZES
+    return badam_transformer.programs(depth, resident.batches(
+        sizes['context'], sizes['vocabulary']), **sizes)
+
+
+def price(depth: int, rounds: int) -> tuple[dict[str, Any], list[measure.Bar]]:
+    """The tables of a step's time, and the bars."""
+    times = measure.time_all(own_programs(depth) | peer_programs(depth), rounds)
+    joint = times['joint']
+    fresh, same = ([times.pop(_layer(number, same)) for number in range(depth)]
+                   for same in (False, True))
+    by_layer: list[dict[str, Any]] = [
+        {'layer': number, 'ms a step': one, 'of joint': one / joint,
+         'on one minibatch, ms': again, 'of joint, then': again / joint}
+        for number, (one, again) in enumerate(zip(fresh, same))]
+    times |= {'mean over the layers': mean(fresh),
+              'mean over the layers, one minibatch': mean(same)}
+    against: list[dict[str, Any]] = [
+        {'program': name, 'ms a step': time, 'of joint': time / joint,
+         "of BAdam's": time / times['BAdam'] if 'BAdam' in times else None}
+        for name, time in times.items()]
+    bars = [measure.Bar(f'mean step over {depth} layers, of joint',
+                        mean(fresh) / joint, 0.33),
+            measure.Bar("the last layer's step, of joint", fresh[-1] / joint, 0.18)]
+    if 'BAdam' in times:
+        bars.append(measure.Bar(f"mean step over {depth} layers, of BAdam's",
+                                mean(fresh) / times['BAdam'], 0.5))
+    return {f"a step against BAdam's package, {depth} layers of 256, batch 8 x 64":
+            against, 'the same, by layer': by_layer}, bars
+
+
+def peak_rows(depth: int) -> list[dict[str, Any]]:
+    """MB at the peak of a cycle over the layers, of cdgm and BAdam on the CPU."""
+    ways = problems.transformer(depth, **resident.SIZES)
+    params = jax.eval_shape(ways.model.init, jax.random.key(0))
+    coded = {**params, 'layers': jax.eval_shape(layers.encode, params['layers'])}
+    tokens = jax.ShapeDtypeStruct((resident.BATCH, resident.SIZES['context'] + 1),
+                                  jnp.int32)
+    plans = {way: cdgm.memory(ways.by_layers, held, tokens)[0].peak / 1e6
+             for way, held in zip(resident.WAYS, (params, coded))}
+    there = [way for way in resident.WAYS if way in plans or not missing()]
+    return [{'way': way, 'peak MB': resident.measured(way, depth),
+             'plan MB': plans.get(way)} for way in there]
 
 
 def main() -> None:
     """Measure, print, save."""
     args = measure.arguments(__doc__)
-    depths, depth = ((2,), 3) if args.quick else ((6, 12, 24, 48), 12)
+    # Before this process takes the device for itself.
+    on_device, said = device.rows()
+    depths, depth = ((2,), 3) if args.quick else ((6, 24, 48), 12)
     bytes_taken = byte_rows(depths)
-    times = measure.time_all(step_programs(depth), max(2, args.rounds // 5))
-    joint, own = times['joint'], [times[f'layer {i}'] for i in range(depth)]
-    rows = [{'program': name, 'ms a step': time, 'of joint': time / joint}
-            for name, time in times.items()]
-    bars = [measure.Bar(f'mean step over {depth} layers, of joint',
-                        sum(own) / depth / joint, 0.33),
-            measure.Bar("the last layer's step, of joint", own[-1] / joint, 0.18)]
+    tables, bars = price(depth, max(2, args.rounds // 5))
     bars += [measure.Bar(f'bytes a parameter, 24 layers, {name}',
                          row[f'{name}, bytes a parameter'], limit)
              for row in bytes_taken if row['layers'] == 24
              for name, limit in LIMITS.items()]
-    measure.finish('memory', {'bytes a parameter': bytes_taken,
-                              f'{depth} layers of {WIDTH}, batch 8 x 64': rows,
-                              'language_model': way_rows()}, bars, args)
+    tables |= {'peak bytes of a cycle over these layers, on the CPU': peak_rows(depth),
+               'bytes a parameter': bytes_taken, 'language_model': way_rows()}
+    if on_device:
+        tables |= {f'a large stack {said}': on_device}
+    measure.finish('memory', tables, bars, args)
+    if not on_device:
+        print(f'  {said}')
+    if missing():
+        print(f'  {HOW.format(missing())}')
 
 
 if __name__ == '__main__':

@@ -8,7 +8,6 @@ is used as its own documentation does, with as many threads as there are cores.
 
 import contextlib
 import io
-import os
 import warnings
 
 import jax
@@ -138,7 +137,7 @@ def jaxopt_lasso() -> dict[str, Program]:
 
 def _torch():
     import torch
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(measure.cores())
     torch.manual_seed(0)
     return torch
 
@@ -226,7 +225,8 @@ def badam_chain() -> dict[str, Program]:
     nn = torch.nn
 
     def program(blocks: bool):
-        names = [str(2 * i) for i in range(problems.LAYERS)]
+        # BAdam looks for a prefix anywhere in a name: '0.' is in '10.weight' too.
+        names = [f'layer{2 * i}' for i in range(problems.LAYERS)]
         net = nn.Sequential(*(part for _ in names for part in (
             nn.Linear(problems.WIDTH, problems.WIDTH), nn.Tanh())))
         x, y = torch.randn(2, problems.CHAIN_BATCH, problems.WIDTH)
@@ -235,7 +235,8 @@ def badam_chain() -> dict[str, Program]:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # it expects half precision
                 rule = BlockOptimizer(
-                    rule, list(net.named_parameters()), verbose=0,
+                    rule, [(f'layer{name}', param) for name, param in
+                           net.named_parameters()], verbose=0,
                     block_prefix_list=[[f'{name}.'] for name in names],
                     switch_block_every=sweep_cost.STEPS, switch_mode='ascending')
 

@@ -1,8 +1,10 @@
-"""What is timed: a chain of dense layers, the reference VAE and the reference GAN.
+"""What is timed: a chain of dense layers, the reference VAE and GAN, a transformer.
 
-    chain   x_{j+1} = tanh(x_j W_j + b_j), 16 layers of 512, batch 256, squared error
-    VAE     784-128-20, batch 128, Bernoulli pixels
-    GAN     28 x 28, latent 100, batch 64, non-saturating
+    chain        x_{j+1} = tanh(x_j W_j + b_j), 16 layers of 512, batch 256, squared
+                 error
+    VAE          784-128-20, batch 128, Bernoulli pixels
+    GAN          28 x 28, latent 100, batch 64, non-saturating
+    transformer  pre-norm, causal, tied head, layers checkpointed, of any size
 
 Data are random numbers: a step costs the same on any.
 """
@@ -95,3 +97,31 @@ def stacked_descent(tx: optax.GradientTransformation) -> cdgm.Descent:
     return cdgm.block_descent({
         'own': cdgm.Block('own', loss, tx, ephemeral=True),
         'frozen': cdgm.Block('stack', loss, optax.set_to_zero(), ephemeral=True)})
+
+
+class Ways(NamedTuple):
+    """A transformer, and two ways to train it with Adam.
+
+    Attributes:
+      model: what `cdgm.models.transformer` returns.
+      by_layers: blocks 'embedding', which has the head, and 'layers/0', 'layers/1', …
+      joint: all as one block, 'joint'.
+    """
+
+    model: models.Transformer
+    by_layers: cdgm.Descent
+    joint: cdgm.Descent
+
+
+def transformer(depth: int, width: int, *, context: int, vocabulary: int,
+                heads: int = 4, chunk: int | None = None) -> Ways:
+    """The transformer; `chunk` is as in `cdgm.losses.next_token_loss`."""
+    model = models.transformer(vocabulary, width=width, depth=depth, heads=heads,
+                               context=context)
+    loss = partial(losses.next_token_loss, hidden=model.hidden,
+                   unembedding=model.unembedding, chunk=chunk)
+    adam = optax.adam(1e-3)
+    return Ways(model, cdgm.block_descent({
+        'embedding': cdgm.Block(('embedding', 'head'), loss, adam, ephemeral=True),
+        **layers.blocks('layers', depth, loss, adam)}), cdgm.block_descent(
+            {'joint': cdgm.Block('', loss, adam)}))
