@@ -265,8 +265,10 @@ def _to_host(leaf):
     if _HOST not in kinds:
         raise ValueError(f'the platform {device.platform!r} has no {_HOST} memory, '
                          f'only {kinds}; leave the stack on the device.')
-    return (host_form(leaf) if isinstance(leaf, jax.ShapeDtypeStruct)
-            else jax.device_put(leaf, jax.memory.Space.Host))
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return host_form(leaf)
+    return jax.device_put(leaf, leaf.sharding.with_memory_kind(_HOST) if concrete
+                          else jax.memory.Space.Host)
 
 
 def host_form(leaf: Any) -> jax.ShapeDtypeStruct:
