@@ -52,10 +52,12 @@ class Memory(NamedTuple):
     Attributes:
       held: between steps: parameters, states of the txs, model state.
       peak: during a step: that, the minibatch, and all that is computed on the way.
+      host: in the host's memory, beside these, see `cdgm.layers.to_host`.
     """
 
     held: int
     peak: int
+    host: int = 0
 
 
 class BlockCost(NamedTuple):
@@ -141,7 +143,7 @@ def explain(descent: Descent, params: Params, batch: Any,
     if not names:
         raise ValueError('the order of the cycle is empty; name the blocks to visit.')
     key = jax.eval_shape(lambda: jax.random.key(0))
-    data = jax.eval_shape(descent.init, params), batch, key
+    data = _state(descent, params), batch, key
 
     def cost(*updates: str) -> Cost:
         def run(state, batch, key):
@@ -188,11 +190,19 @@ def memory(descent: Descent, params: Params, batch: Any) -> tuple[Memory, Memory
       with float32 parameters).
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(descent.init, params)
+    state = _state(descent, params)
     peaks = [_memory(descent, program, state, batch, key)
              for program in programs(descent.blocks).values()]
     return (max(peaks, key=lambda memory: memory.peak),
             _joint_adam(descent, params, batch, key).memory)
+
+
+def _state(descent: Descent, params: Params) -> DescentState:
+    """The form of a state; that of an array does not say in what memory it is."""
+    state = jax.eval_shape(descent.init, params)
+    return state._replace(params=jax.tree.map(
+        lambda form, leaf: stacks.host_form(leaf) if stacks.on_host(leaf) else form,
+        state.params, params))
 
 
 def _memory(descent: Descent, program: Program, state: DescentState, batch: Any,
@@ -244,8 +254,10 @@ def _family_rows(descent: Descent, program: Program, *data: Any
         [f'{family}/{number}' for number in range(program.count)], steps, again)}
 
 
-def _size(tree: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+def _size(tree: Any, host: bool = False) -> int:
+    """Bytes of what is on the device, or in the host's memory."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)
+               if stacks.on_host(x) == host)
 
 
 def _joint_adam(descent: Descent, params: Params, batch: Any, key: Any) -> '_Counted':
@@ -319,9 +331,12 @@ def _counted(function: Callable, *arguments: Any, donate: bool = False) -> _Coun
     peak = 0 if plan is None else (
         plan.argument_size_in_bytes + plan.temp_size_in_bytes
         + plan.output_size_in_bytes - plan.alias_size_in_bytes)
+    host = _size(arguments, host=True)
+    if plan is not None and not plan.host_argument_size_in_bytes:
+        peak -= host  # as on a CPU, whose compiler knows one memory
     return _Counted(Cost(flops + repeated_flops(traced.jaxpr),
                          float(counted.get('bytes accessed', 0))), flops,
-                    Memory(_size(arguments[0]), peak))
+                    Memory(_size(arguments[0]), peak, host))
 
 
 def _runs(names: Sequence[str]) -> list[tuple[str, int]]:
@@ -365,4 +380,6 @@ def _memory_table(told: Explanation, width: int) -> list[str]:
     return [f'{"memory":{width}}  {"held MB":>10}  {"peak MB":>8}  {"a param":>8}  '
             f'{"peak a param":>14}',
             *(line(row.name, row.memory) for row in told.blocks),
-            line('joint Adam', told.joint_adam)]
+            line('joint Adam', told.joint_adam),
+            *([f'In the host\'s memory, beside these: {told.memory.host / 1e6:.4g} MB.']
+              if told.memory.host else [])]

@@ -340,8 +340,14 @@ def _init_state(program: Program, params: Params, labels) -> Any:
     layers = program.block.layers
     if layers is None:
         return init(own)
-    return jax.vmap(lambda number: init(stacks.decode(
-        families.take_block(own, number, layers))))(jnp.arange(program.count))
+
+    def of_block(number):
+        return init(stacks.decode(families.take_block(own, number, layers)))
+
+    numbers = jnp.arange(program.count)
+    if any(map(stacks.on_host, jax.tree.leaves(own))):
+        return lax.map(of_block, numbers)  # one block at a time on the device
+    return jax.vmap(of_block)(numbers)
 
 
 def _check_no_statistics(params: Params) -> None:
@@ -511,6 +517,9 @@ def _enter(kernel: _Kernel, view: _View, labels, place: Place) -> _Active:
              for other in (*block.riders, *block.companions)
              if not kernel.programs[other].block.layers}
     riding = families.roots(kernel.programs, block.riders)
+    for root in riding:
+        families.check_on_device(families.subtree(state.params, root),
+                                 f'layers of {root!r} were to ride with {name!r}')
     return _Active(
         Moving(own, along, {root: stacks.uncode(families.subtree(state.params, root))
                             for root in riding}),
@@ -879,6 +888,7 @@ def _move_family(place: Place, kernel: _Kernel, labels, here: DescentState,
         params = _assemble(everything, here, labels, Place(name, 0), own, here.count)
         return call_loss(name, block, params, here.model_state, batch, key)
 
+    families.check_on_device(stack, f'all layers of {name!r} were to move')
     own = stacks.decode(stack)
     (loss, (aux, model_state)), grads = steepest_ascent(objective, own)
 

@@ -179,6 +179,15 @@ def _check_leaf(name: str, leaf: Any, owner: str, root: str, deep: Mapping[str, 
                          'a stack at rest is float32 or bfloat16.')
 
 
+def check_on_device(leaves: Any, what: str) -> None:
+    """Raise a ValueError if any of the leaves is in host memory; `what` needs them."""
+    if any(map(stacks.on_host, jax.tree.leaves(leaves))):
+        raise ValueError(
+            f'{what} at once, and they are in host memory, of which one block at a time'
+            ' moves; visit the blocks in turn without riders, or bring the stack to the'
+            ' device by jax.device_put(stack, jax.memory.Space.Device).')
+
+
 def roots(programs: Mapping[str, Program], names: Iterable[str] | None = None
           ) -> list[str]:
     """Paths of the stacks of all families, or of those named."""

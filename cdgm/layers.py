@@ -35,10 +35,11 @@ from cdgm.descent import Block, LossFn
 from cdgm.families import Layers
 from cdgm.gradient_move import Move
 from cdgm.stacks import (
-    Layer, Reach, apply, decode, depth, encode, put, round_stochastically, take)
+    Layer, Reach, apply, decode, depth, encode, put, round_stochastically, take,
+    to_host)
 
 __all__ = ['Layer', 'apply', 'blocks', 'chain', 'decode', 'depth', 'encode', 'put',
-           'round_stochastically', 'take']
+           'round_stochastically', 'take', 'to_host']
 
 
 def blocks(leaves: Selector, depth: int, loss: LossFn,

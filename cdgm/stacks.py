@@ -17,6 +17,9 @@ the whole stack in front of the loop, and even naming its bits another way copie
 What goes back is rounded stochastically (`round_stochastically`), for to the nearest
 most small updates are lost.
 
+A leaf may rest in the host's memory (`to_host`), which JAX has in its type. The loops
+then bring one layer at a time to the device, and what is put back goes to the host.
+
 Shapes   L layers, G of them open; a stack is a pytree of arrays [L, ...], floating or
          coded.
 """
@@ -29,8 +32,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import jaxpr_as_fun
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cdgm import blocks as trees
 
@@ -110,10 +115,10 @@ def take(stack: Any, index, size: int = 1) -> Any:
     [2.0, 3.0]
     """
     def one(x):
-        coded = _code(x)
+        coded = _alone(x) if on_host(x) else _code(x)
         part = (lax.dynamic_index_in_dim(coded, index, keepdims=False) if size == 1
                 else lax.dynamic_slice_in_dim(coded, index, size))
-        return lax.bitcast_convert_type(part, x.dtype)
+        return lax.bitcast_convert_type(_near(part), x.dtype)
 
     return jax.tree.map(one, stack)
 
@@ -122,8 +127,15 @@ def put(stack: Any, own: Any, index, size: int = 1) -> Any:
     """Put one layer, or `size` of them, into a stack; the inverse of `take`."""
     update = (lax.dynamic_update_index_in_dim if size == 1
               else lax.dynamic_update_slice_in_dim)
-    return jax.tree.map(lambda x, part: lax.bitcast_convert_type(update(
-        _code(x), _code(part), index, 0), x.dtype), stack, own)
+
+    def one(x, part):
+        if on_host(x):
+            return update(_alone(x), jax.device_put(part, jax.memory.Space.Host),
+                          index, 0)
+        return lax.bitcast_convert_type(update(_code(x), _code(part), index, 0),
+                                        x.dtype)
+
+    return jax.tree.map(one, stack, own)
 
 
 def at_rest(params: Any, like: Any, key: jax.Array) -> Any:
@@ -193,7 +205,8 @@ def encode(stack: Any) -> Any:
 
 
 def decode(tree: Any) -> Any:
-    """Give what has 16 bits at rest as float32, which is how it moves."""
+    """Give what has 16 bits at rest as float32, which is how it moves, on the device.
+    """
     return jax.tree.map(_decode, tree)
 
 
@@ -214,8 +227,88 @@ def is_half(dtype) -> bool:
     return dtype in (jnp.bfloat16, jnp.uint16)
 
 
+def to_host(stack: Any) -> Any:
+    """Lay the matrices of a stack into the host's memory, to be read layer by layer.
+
+    Vectors, such as biases, stay: they are small, and of 16 bits the compiler for TPUs
+    cannot slice one out. `jax.device_put(stack, jax.memory.Space.Device)` brings all
+    back.
+
+    Args:
+      stack: a pytree of arrays [L, ...], of NumPy or on a device, or of
+        `jax.ShapeDtypeStruct` in their place. NumPy's do not pass through the device.
+
+    Returns:
+      The same, with what has three axes or more in pinned host memory, sharded over the
+      devices as before.
+
+    Raises:
+      ValueError: the platform has no such memory.
+
+    >>> stack = to_host({'w': jnp.ones((3, 2, 2)), 'b': jnp.ones((3, 2))})
+    >>> [stack[name].sharding.memory_kind for name in 'wb']
+    ['pinned_host', 'device']
+    >>> x = apply(lambda p, x: x @ p['w'] + p['b'], stack, jnp.ones(2))
+    >>> x.tolist(), x.sharding.memory_kind
+    ([15.0, 15.0], 'device')
+    """
+    return jax.tree.map(lambda leaf: _to_host(leaf) if leaf.ndim > 2 else leaf, stack)
+
+
+_HOST = 'pinned_host'
+
+
+def _to_host(leaf):
+    concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    device = next(iter(leaf.devices())) if concrete else jax.devices()[0]
+    kinds = sorted(memory.kind for memory in device.addressable_memories())
+    if _HOST not in kinds:
+        raise ValueError(f'the platform {device.platform!r} has no {_HOST} memory, '
+                         f'only {kinds}; leave the stack on the device.')
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return host_form(leaf)
+    return jax.device_put(leaf, leaf.sharding.with_memory_kind(_HOST) if concrete
+                          else jax.memory.Space.Host)
+
+
+def host_form(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The form of an array in the host's memory, of any other's shape and sharding."""
+    sharding = leaf.sharding
+    if not isinstance(sharding, NamedSharding):
+        # JAX takes the memory from a struct's sharding into its type if it has names.
+        devices = np.array(jax.devices()[:1])
+        sharding = NamedSharding(Mesh(devices, ('device',)), PartitionSpec())
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype,
+                                sharding=sharding.with_memory_kind(_HOST))
+
+
+def on_host(leaf: Any) -> bool:
+    """Return whether an array, traced or not, or a struct, is in the host's memory."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.sharding is not None and leaf.sharding.memory_kind == _HOST
+    return jax.typeof(leaf).memory_space == jax.memory.Space.Host
+
+
+@jax.custom_batching.custom_vmap
+def _alone(leaf):
+    """Refuse `vmap`, which would gather: on the host one can slice, and no more."""
+    return leaf
+
+
+@_alone.def_vmap
+def _refuse_vmap(axis_size, in_batched, leaf):
+    raise ValueError('a stack in host memory is under vmap, and is read there one layer'
+                     ' at a time; loop over the seeds, or keep the stack on the device.'
+                     )
+
+
+def _near(leaf):
+    """Bring to the device what is in the host's memory, where nothing is computed."""
+    return jax.device_put(leaf, jax.memory.Space.Device) if on_host(leaf) else leaf
+
+
 def _decode(leaf):
-    leaf = uncode(leaf)
+    leaf = uncode(_near(leaf))
     return leaf.astype(jnp.float32) if is_half(leaf.dtype) else leaf
 
 
@@ -223,10 +316,10 @@ def _code(leaf):
     """Hide from the compiler that it is a number, so that it converts one layer.
 
     Without, XLA:CPU, which has no bfloat16, reads, slices and updates the float32 of
-    the whole stack.
+    the whole stack. On the host nothing is computed, this neither.
     """
-    return (lax.bitcast_convert_type(leaf, jnp.uint16) if leaf.dtype == jnp.bfloat16
-            else leaf)
+    return (lax.bitcast_convert_type(leaf, jnp.uint16)
+            if leaf.dtype == jnp.bfloat16 and not on_host(leaf) else leaf)
 
 
 def _apply_opened(layer: Layer, opened: Opened, x: Any) -> Any:
