@@ -18,21 +18,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from absl import flags
-
 import cdgm
 from benchmarks import device, measure, problems, resident
 from cdgm import layers, losses, models
 from experiments import language_model
+from experiments.harness import cli
+from experiments.harness.sweep import spec
 
 LIMITS = {'float32': 4.9, '16 bits': 2.9}
 HOW = "BAdam is not compared: no {}; pip install -e '.[bench]'"
-WAYS = {'joint Adam': ['--order=joint'],
-        'joint Adafactor': ['--order=joint', '--optimiser=adafactor'],
-        'LoRA, rank 8': ['--order=joint', '--rank=8'], 'blocks': [],
-        'blocks, 16 bits at rest': ['--half'],
-        'blocks, embedding always on': ['--companions=embedding'],
-        'blocks, the rest by sign': ['--riders=3e-4']}
 
 
 def byte_rows(depths: tuple[int, ...]) -> list[dict[str, float]]:
@@ -55,12 +49,13 @@ def byte_rows(depths: tuple[int, ...]) -> list[dict[str, float]]:
 
 
 def way_rows() -> list[dict[str, Any]]:
-    """MB held between steps and at the peak, of each way to train the experiment."""
+    """MB held between steps and at the peak, of each row of the sweep fine_tuning."""
     rows: list[dict[str, Any]] = []
-    for name, given in WAYS.items():
-        values = flags.FlagValues()
-        language_model.define_flags(values)
-        values(['language_model', *given])
+    sweep = spec.read(spec.named('fine_tuning'))
+    trials = {trial.id: trial for trial in sweep.trials}
+    for line in sweep.tables[0].rows:
+        first, *_ = next(iter(line.variants.values()))
+        values = cli.parse(language_model.define_flags, trials[first].arguments)
         model = models.transformer(
             len(language_model.VOCABULARY), width=values.width, depth=values.depth,
             heads=values.heads, context=values.context, rank=values.rank)
@@ -73,7 +68,7 @@ def way_rows() -> list[dict[str, Any]]:
         own, _ = cdgm.memory(cdgm.block_descent(language_model.make_blocks(
             values, loss, {'rate': 1e-3, 'riders': 1e-3})), params,
             jax.ShapeDtypeStruct((values.batch_size, values.context + 1), jnp.int32))
-        rows.append({'way': name, 'held MB': own.held / 1e6,
+        rows.append({'way': line.name, 'held MB': own.held / 1e6,
                      'peak MB': own.peak / 1e6})
     return rows
 
