@@ -521,7 +521,7 @@ def _enter(kernel: _Kernel, view: _View, labels, place: Place) -> _Active:
         families.check_on_device(families.subtree(state.params, root),
                                  f'layers of {root!r} were to ride with {name!r}')
     return _Active(
-        Moving(own, along, {root: stacks.uncode(families.subtree(state.params, root))
+        Moving(own, along, {root: families.subtree(state.params, root)
                             for root in riding}),
         {name: own_state, **{other: sync_global_count(
             state.opt_state[other] if other in block.companions
@@ -541,9 +541,7 @@ def _leave(kernel: _Kernel, view: _View, labels, place: Place, moved: _Active,
     if isinstance(own, Moving):
         for other, tree in own.along.items():
             params = trees.merge(tree, params)
-        params = families.replace(params, {
-            root: stacks.recode(stack, families.subtree(params, root))
-            for root, stack in own.stacks.items()})
+        params = families.replace(params, own.stacks)
         opt_state = {**opt_state, **{other: own_state[other]
                                      for other in block.companions}}
         own, own_state = own.own, own_state[name]

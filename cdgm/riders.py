@@ -44,6 +44,7 @@ import jax
 import optax
 
 from cdgm import blocks as trees
+from cdgm import stacks
 from cdgm.blocks import Labels, Params
 from cdgm.families import Program
 from cdgm.gradient_move import (
@@ -99,6 +100,10 @@ def accompanied_move(tx: optax.GradientTransformation, name: str, riders: Riders
                 for other, rule in txs.items()}
 
     def apply(objective, active, state, **extra):
+        # Here alone, where it costs nothing: around the loop of a visit there would be
+        # a second copy of the stack.
+        riding, active = active.stacks, active._replace(
+            stacks=stacks.uncode(active.stacks))
         (loss, aux), grads = steepest_ascent(objective, active)
 
         def moved_by(tx, other, its_state):
@@ -116,7 +121,7 @@ def accompanied_move(tx: optax.GradientTransformation, name: str, riders: Riders
         own, kept[name] = moved_by(tx, name, state[name])
         for other, rule in {**companions, **riders}.items():
             along[other], kept[other] = moved_by(rule, other, state[other])
-        return (Moving(own, along, grads.stacks), kept,
+        return (Moving(own, along, stacks.recode(grads.stacks, riding)), kept,
                 Evaluation(loss, aux, optax.tree.norm(grads.own)))
 
     return Move(init, apply)

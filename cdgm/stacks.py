@@ -421,26 +421,32 @@ def _riding_pass(layer: Layer, rider: Rider, key, last: bool):
             return layer(take(coded, j), x), put(saved, x, j)
 
         x, saved = lax.fori_loop(start, stop, body, (x, saved))
-        return (x, stack), (stack, start, stop, key, saved)
+        # Kept is the coded stack alone: with the other there would be two.
+        return (x, stack), (coded, start, stop, key, saved)
 
     def backward(residuals, cotangents):
-        stack, start, stop, key, saved = residuals
+        coded, start, stop, key, saved = residuals
         cotangent, moved = cotangents
-        moved = stack if last else moved
+        coded = coded if last else jax.tree.map(_code, moved)
 
+        # Each layer is written when the next one begins: were it written when it has
+        # moved, the compiler could not tell that all have read it, and would copy.
         def body(count, carry):
-            coded, cotangent = carry
+            coded, behind, cotangent = carry
             j = stop - 1 - count
+            coded = put(coded, behind, j + 1)
             params = decode(take(coded, j))
             _, pull = jax.vjp(layer, params, take(saved, j))
             grads, cotangent = pull(cotangent)
-            return put(coded, at_rest(rider(params, grads), coded,
-                                      jax.random.fold_in(key, j)), j), cotangent
+            return coded, at_rest(rider(params, grads), coded,
+                                  jax.random.fold_in(key, j)), cotangent
 
-        coded, cotangent = lax.fori_loop(
-            0, stop - start, body, (jax.tree.map(_code, moved), cotangent))
+        # What is first behind is not in the loop, and goes back to where it was.
+        coded, behind, cotangent = lax.fori_loop(
+            0, stop - start, body, (coded, take(coded, stop), cotangent))
+        coded = put(coded, behind, start)
         moved = jax.tree.map(lambda leaf, like: lax.bitcast_convert_type(
-            leaf, like.dtype), coded, stack)
+            leaf, like.dtype), coded, moved)
         return moved, None, None, None, cotangent
 
     run.defvjp(forward, backward)

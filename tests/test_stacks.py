@@ -15,7 +15,7 @@ WIDTH, BATCH, LENGTH, VOCABULARY = 256, 1, 32, 65
 TOKENS = jax.ShapeDtypeStruct((BATCH, LENGTH + 1), jnp.int32)
 
 
-def descent(depth, **sizes):
+def descent(depth, along=None, **sizes):
     model = models.transformer(VOCABULARY, depth=depth, **{
         'width': WIDTH, 'heads': 4, 'context': LENGTH, **sizes})
     loss = partial(losses.next_token_loss, hidden=model.hidden,
@@ -23,7 +23,7 @@ def descent(depth, **sizes):
     adam = optax.adam(1e-3)
     return model, cdgm.block_descent({
         'embedding': cdgm.Block(('embedding', 'head'), loss, adam, ephemeral=True),
-        **layers.blocks('layers', depth, loss, adam)})
+        **layers.blocks('layers', depth, loss, adam, **(along or {}))})
 
 
 def size(tree):
@@ -58,6 +58,22 @@ def test_a_visit_takes_what_the_law_says(depth, half, most):
     assert joint.peak / count >= 16
     if depth == 24:
         assert own.peak / count <= most
+
+
+@pytest.mark.parametrize('half, most', [(False, 5.1), (True, 3.2)])
+@pytest.mark.parametrize('reach', ['deeper', 'all'])
+@pytest.mark.thorough
+def test_layers_that_ride_move_in_place(reach, half, most):
+    """A second copy of the stack would be two bytes a parameter more, or four."""
+    sign = optax.chain(optax.scale_by_sign(), optax.scale(-1e-3))
+    with jax.enable_x64(False):
+        model, steps = descent(24, {'riders': {'layers': sign}, 'reach': reach})
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        if half:
+            params = {**params, 'layers': jax.eval_shape(layers.encode,
+                                                         params['layers'])}
+        own, _ = cdgm.memory(steps, params, TOKENS)
+    assert own.peak / size(params) <= most
 
 
 def test_rounding_has_no_bias(key):
