@@ -271,13 +271,17 @@ def create(experiment: str, values: flags.FlagValues, facts: dict[str, Any],
 def shadow(home: Path, lengths: tuple[int, ...]) -> RunFolder:
     """Make a folder that is thrown away, for a process whose run another one writes.
 
-    It holds what the other writes too, but for the checkpoints, which have one place.
+    It holds what the other writes too, from the rows on that there are already, but for
+    the checkpoints, which have one place.
 
     Args:
       home: the folder of the run.
       lengths: as the other found them.
     """
-    return RunFolder(Path(tempfile.mkdtemp(prefix='run-')), lengths=lengths, home=home)
+    path = Path(tempfile.mkdtemp(prefix='run-'))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy(home / 'metrics.jsonl', path)
+    return RunFolder(path, lengths=lengths, home=home)
 
 
 def _open(path: Path, values: flags.FlagValues, manifest: dict[str, Any],

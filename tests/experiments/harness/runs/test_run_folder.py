@@ -57,6 +57,18 @@ def test_params_come_back(tmp_path):
         assert mine.dtype == other.dtype and mine.tobytes() == other.tobytes()
 
 
+def test_a_shadow_has_the_rows_so_far_and_leaves_the_run_alone(tmp_path):
+    home = RunFolder(tmp_path)
+    home.add_row({'cycle': 1})
+    shadow = run_folder.shadow(tmp_path, (3,))
+    assert shadow.checkpoints == home.checkpoints and shadow.lengths == (3,)
+    with shadow.attempt():
+        shadow.add_row({'cycle': 2})
+        assert [row['cycle'] for row in read_rows(shadow.path)] == [1, 2]
+    assert not shadow.path.exists()
+    assert read_rows(tmp_path) == [{'cycle': 1}]
+
+
 def test_says_how_the_run_was_started(tmp_path, create):
     values = parse(f'--run_dir={tmp_path / "deep" / "run"}', '--seeds=3')
     folder = create('vae', values, {'data': {'a file': 'a hash'}})
