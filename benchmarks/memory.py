@@ -11,6 +11,7 @@ experiments.language_model, at its own sizes, where activations are most of it.
 """
 
 import importlib.util
+import time
 from functools import partial
 from statistics import mean
 from typing import Any
@@ -149,6 +150,24 @@ def price(depth: int, rounds: int) -> tuple[dict[str, Any], list[measure.Bar]]:
             against, 'the same, by layer': by_layer}, bars
 
 
+def compile_times(depth: int) -> dict[str, float]:
+    """Seconds to trace and compile a visit: of the whole, and of any of the layers."""
+    ways = problems.transformer(depth, **resident.SIZES)
+    params = jax.eval_shape(ways.model.init, jax.random.key(0))
+    tokens = resident.batches(resident.SIZES['context'], resident.SIZES['vocabulary'])
+    keys = jax.random.split(jax.random.key(2), len(tokens))
+
+    def seconds(descent, block):
+        began = time.perf_counter()
+        jax.jit(lambda state, number: descent.visit(
+            state, tokens, keys, block(number))[0], donate_argnums=0).lower(
+                jax.eval_shape(descent.init, params), jnp.int32(0)).compile()
+        return time.perf_counter() - began
+
+    return {'joint': seconds(ways.joint, lambda number: 'joint'),
+            'any layer': seconds(ways.by_layers, lambda number: ('layers', number))}
+
+
 def peak_rows(depth: int) -> list[dict[str, Any]]:
     """MB at the peak of a cycle over the layers, of cdgm and BAdam on the CPU."""
     ways = problems.transformer(depth, **resident.SIZES)
@@ -171,11 +190,16 @@ def main() -> None:
     depths, depth = ((2,), 3) if args.quick else ((6, 24, 48), 12)
     bytes_taken = byte_rows(depths)
     tables, bars = price(depth, max(2, args.rounds // 5))
+    compiling = compile_times(2 * depth)
+    bars.append(measure.Bar(f'to compile a visit of any of {2 * depth} layers',
+                            compiling['any layer'] / compiling['joint'], 1.2))
     bars += [measure.Bar(f'bytes a parameter, 24 layers, {name}',
                          row[f'{name}, bytes a parameter'], limit)
              for row in bytes_taken if row['layers'] == 24
              for name, limit in LIMITS.items()]
-    tables |= {'peak bytes of a cycle over these layers, on the CPU': peak_rows(depth),
+    tables |= {'to compile a visit': [{'of': name, 'seconds': taken}
+                                      for name, taken in compiling.items()],
+               'peak bytes of a cycle over these layers, on the CPU': peak_rows(depth),
                'bytes a parameter': bytes_taken, 'language_model': way_rows()}
     if on_device:
         tables |= {f'a large stack {said}': on_device}
