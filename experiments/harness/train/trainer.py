@@ -109,10 +109,14 @@ class Trainer:
             return chunk.init(self._how.init(params, model_state, given), examples,
                               given)
 
-        # Of one seed; the number of seeds changes no sharding.
-        self._shardings = self._sharded(jax.eval_shape(
-            first, task.examples, jax.tree.map(lambda x: x[None], given)))
-        whole = placement and placement.replicated
+        self._shardings = whole = None
+        if placement is not None:
+            whole = placement.replicated
+            # Of one seed; the number of seeds changes no sharding.
+            form = jax.eval_shape(first, task.examples, jax.tree.map(
+                lambda x: x[None], given))
+            self._shardings = jax.tree.map(lambda _: whole, form)._replace(
+                state=placement.of_state(form.state))
         self._first = jax.jit(first, out_shardings=self._shardings)
         self._chunk = jax.jit(chunk.run, donate_argnums=0,
                               out_shardings=self._shardings)
@@ -128,14 +132,6 @@ class Trainer:
     def _put(self, tree):
         """Put what all processes have where the programs take it from."""
         return self._placement.put(tree) if self._placement else tree
-
-    def _sharded(self, form: Carry) -> Any:
-        """Shardings of a carry: the state is split, what is reported is everywhere."""
-        if self._placement is None:
-            return None
-        whole = self._placement.replicated
-        return jax.tree.map(lambda _: whole, form)._replace(
-            state=self._placement.of_state(form.state))
 
     def model(self, state) -> tuple[Any, ...]:
         """What a task's functions are given: (params,), or (params, model_state)."""
