@@ -444,7 +444,7 @@ def test_it_leaves_with_its_launcher(monkeypatch):
     monkeypatch.setattr(worker.os, 'kill', lambda *what: sent.append(what))
     with open(reader) as stdin:
         monkeypatch.setattr(sys, 'stdin', stdin)
-        worker._leave_with_launcher()
+        worker.leave_with_launcher()
     assert sent == [(os.getpid(), signal.SIGTERM)]
 
 
