@@ -76,7 +76,7 @@ def assert_same(mine, other):
 
 @pytest.mark.parametrize('rest', RESTS)
 @pytest.mark.parametrize('program', PROGRAMS)
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_it_trains_as_on_the_device_and_stays(program, rest):
     params = {**PARAMS, 'layers': RESTS[rest](PARAMS['layers'])}
     run = jax.jit(partial(PROGRAMS[program], DESCENT), donate_argnums=0)

@@ -25,6 +25,7 @@ def plans():
         return device.plans(TOY, **SIZES)
 
 
+@pytest.mark.thorough
 def test_joint_adam_is_planned_at_more_than_its_law(plans):
     count, layer = device._counts(TOY, **SIZES)
     assert count > 2 * layer > 0
@@ -32,7 +33,7 @@ def test_joint_adam_is_planned_at_more_than_its_law(plans):
 
 
 @pytest.mark.parametrize('way', ['layers', 'joint'])
-@pytest.mark.sample(1)
+@pytest.mark.thorough
 def test_a_row_says_what_training_took(way, plans, monkeypatch):
     monkeypatch.setattr(device, 'plans', lambda *shape, **sizes: plans)  # compiled once
     row = device.row(way, TOY, **SIZES)
@@ -58,6 +59,7 @@ def test_the_largest_that_fits_is_found_from_the_plan(monkeypatch):
     assert device.largest(['joint'], 1e3, shapes, **SIZES) is None
 
 
+@pytest.mark.thorough
 def test_a_stack_begins_in_16_bits_as_the_whole_model_does_in_32():
     model = device._problem(TOY, **SIZES).model
     coded, whole = (device.start(way, TOY, model, **SIZES)

@@ -21,7 +21,7 @@ def test_what_a_program_takes_and_frees_is_seen():
 
 
 @pytest.mark.parametrize('way', resident.WAYS[:2])
-@pytest.mark.sample(1)
+@pytest.mark.thorough
 def test_a_cycle_is_measured_with_what_it_holds(way):
     with jax.enable_x64(False):
         found = resident.megabytes(way, 2, width=16, context=8, vocabulary=11)
