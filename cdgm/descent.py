@@ -345,7 +345,7 @@ def _init_state(program: Program, params: Params, labels) -> Any:
         return init(stacks.decode(families.take_block(own, number, layers)))
 
     numbers = jnp.arange(program.count)
-    if any(map(stacks.on_host, jax.tree.leaves(own))):
+    if stacks.on_host(own):
         return lax.map(of_block, numbers)  # one block at a time on the device
     return jax.vmap(of_block)(numbers)
 

@@ -181,7 +181,7 @@ def _check_leaf(name: str, leaf: Any, owner: str, root: str, deep: Mapping[str, 
 
 def check_on_device(leaves: Any, what: str) -> None:
     """Raise a ValueError if any of the leaves is in host memory; `what` needs them."""
-    if any(map(stacks.on_host, jax.tree.leaves(leaves))):
+    if stacks.on_host(leaves):
         raise ValueError(
             f'{what} at once, and they are in host memory, of which one block at a time'
             ' moves; visit the blocks in turn without riders, or bring the stack to the'

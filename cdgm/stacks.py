@@ -39,6 +39,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cdgm import blocks as trees
 
+_HOST = 'pinned_host'  # kind of memory, as JAX calls it
+
 Layer = Callable[[Any, Any], Any]  # (params of one layer, x) -> x of the same form
 # (params of one layer, their gradient) -> params; keeps no state.
 Rider = Callable[[Any, Any], Any]
@@ -205,8 +207,7 @@ def encode(stack: Any) -> Any:
 
 
 def decode(tree: Any) -> Any:
-    """Give what has 16 bits at rest as float32, which is how it moves, on the device.
-    """
+    """Give what rests as it moves: on the device, in float32 where it has 16 bits."""
     return jax.tree.map(_decode, tree)
 
 
@@ -255,9 +256,6 @@ def to_host(stack: Any) -> Any:
     return jax.tree.map(lambda leaf: _to_host(leaf) if leaf.ndim > 2 else leaf, stack)
 
 
-_HOST = 'pinned_host'
-
-
 def _to_host(leaf):
     concrete = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
     device = next(iter(leaf.devices())) if concrete else jax.devices()[0]
@@ -282,8 +280,12 @@ def host_form(leaf: Any) -> jax.ShapeDtypeStruct:
                                 sharding=sharding.with_memory_kind(_HOST))
 
 
-def on_host(leaf: Any) -> bool:
-    """Return whether an array, traced or not, or a struct, is in the host's memory."""
+def on_host(tree: Any) -> bool:
+    """Return whether any array of a tree, traced or a struct too, is on the host."""
+    return any(map(_is_on_host, jax.tree.leaves(tree)))
+
+
+def _is_on_host(leaf) -> bool:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf.sharding is not None and leaf.sharding.memory_kind == _HOST
     return jax.typeof(leaf).memory_space == jax.memory.Space.Host

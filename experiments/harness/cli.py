@@ -18,10 +18,10 @@ import pooch
 from absl import flags
 
 from cdgm.data import DataError
+from experiments.harness import hosts
 from experiments.harness.errors import (
     BAD_DATA, BAD_SETTING, BAD_STORAGE, DIVERGED, DivergedError, SettingError,
     StorageError, is_storage)
-from experiments.harness import hosts
 from experiments.harness.runs import preemption
 
 # Compile time from which on a program is kept. JAX's own limit of one second would keep

@@ -16,6 +16,7 @@ from jax import lax
 import cdgm
 from experiments.harness.task import TracedInputs, Task
 from experiments.harness.train.block_updates import Cycles
+from experiments.harness.train.placement import Placement
 
 
 class Sums(NamedTuple):
@@ -73,7 +74,7 @@ class Chunk(NamedTuple):
 
 
 def chunk_of(task: Task, cycles: Cycles, longest: int, grad_norms: bool = False,
-             split: Callable[[Any], Any] = lambda batches: batches) -> Chunk:
+             placement: Placement | None = None) -> Chunk:
     """Several cycles in one program, in one call or in many: the bits are the same.
 
     Args:
@@ -81,7 +82,7 @@ def chunk_of(task: Task, cycles: Cycles, longest: int, grad_norms: bool = False,
       cycles: how.
       longest: cycles in a call at most.
       grad_norms: whether the norms of the gradients are reported.
-      split: lays minibatches [N, U, B, ...] out on devices.
+      placement: how minibatches lie on several devices; on one unless given.
     """
     num_blocks = len(task.blocks)
     size, per_epoch = task.batch_size, task.minibatches_per_epoch
@@ -113,7 +114,9 @@ def chunk_of(task: Task, cycles: Cycles, longest: int, grad_norms: bool = False,
         batches, keys = jax.vmap(
             lambda order, key: minibatches(examples, order, key, cycle, start))(
                 order, given.key)
-        state, infos = cycles.cycle(state, split(batches), keys, given)
+        if placement is not None:
+            batches = placement.split_minibatches(batches)
+        state, infos = cycles.cycle(state, batches, keys, given)
         if not grad_norms:
             infos = infos._replace(grad_norm=None)
         return state, _sum(infos, num_blocks), _find_bad(infos, cycle)

@@ -96,8 +96,7 @@ class Trainer:
         self.longest_call = math.ceil(cycles / _NUM_ROWS)
         self._costs = count_costs(task, given)
         self._how = choose_cycles(task, self._costs.step.tolist())
-        chunk = chunk_of(task, self._how, self.longest_call, grad_norms, *(
-            [placement.split_minibatches] if placement else []))
+        chunk = chunk_of(task, self._how, self.longest_call, grad_norms, placement)
         self._compiled: dict[int, jax.stages.Compiled] = {}
 
         def first(examples, given):

@@ -35,7 +35,7 @@ def nobody_stays():
         started.pop().kill()
 
 
-def start(run, *flags, count=2):
+def start(run, *flags):
     """Start the processes of a run."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -45,8 +45,8 @@ def start(run, *flags, count=2):
          f'--run_dir={run}'], cwd=ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env={
             **os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COORDINATOR_ADDRESS': address,
-            'JAX_NUM_PROCESSES': str(count), 'JAX_PROCESS_ID': str(number)})
-        for number in range(count)]
+            'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': str(number)})
+        for number in range(2)]
     started.extend(processes)
     return processes
 
