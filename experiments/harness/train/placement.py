@@ -95,13 +95,17 @@ def read_mesh(text: str | None, batch_size: int) -> Placement | None:
     """
     if not text:
         return None
-    sizes = dict.fromkeys(AXES, 1)
+    given: dict[str, int] = {}
     for part in text.split(','):
         name, _, size = part.partition('=')
         if name not in AXES or not size.isdecimal() or int(size) < 1:
             raise SettingError(f'--mesh={text}: {part!r} is no axis with its size; '
                                'write it as in data=2,model=4.')
-        sizes[name] = int(size)
+        if name in given:
+            raise SettingError(f'--mesh={text} names the axis {name} twice; give it '
+                               'one size.')
+        given[name] = int(size)
+    sizes = {name: given.get(name, 1) for name in AXES}
     wanted, there = int(np.prod(list(sizes.values()))), jax.device_count()
     if wanted != there:
         raise SettingError(f'--mesh={text} is of {wanted} devices, and there are '

@@ -41,6 +41,7 @@ def test_an_array_is_split_along_its_last_axes_that_divide(shape, sizes, want):
     ('data=0', "'data=0' is no axis"),
     ('data=two', "'data=two' is no axis"),
     ('rows=2', "'rows=2' is no axis"),
+    ('data=1,data=1', 'names the axis data twice'),
     ('data=2', 'is of 2 devices, and there are 1'),
     ('data=2,model=4', 'is of 8 devices, and there are 1'),
 ])
