@@ -37,7 +37,8 @@ from experiments.harness import cli, execute, training_flags
 from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
 from experiments.harness.task import Experiment, Task, check_images
-from experiments.image_vae.report import say, write_report
+from experiments.image_vae.pictures import spread
+from experiments.image_vae.report import ARTIFACTS, BETAS, say, write_report
 
 LAYERS = {'1': models.ONE_LAYER, '2': models.TWO_LAYERS}
 
@@ -131,7 +132,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     test_key = jax.random.key(0)  # one noise for every run, so that runs compare
     test = binarize(data.test.examples, test_key)
     losses.check_support('binary', test)
-    some = test[_spread(len(test), values.nll_images)]
+    some = test[spread(len(test), values.nll_images)]
 
     def evaluate(params, hyper):
         def mean_nll(samples):
@@ -163,14 +164,15 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
 def final_report(values: flags.FlagValues, net: models.HierarchicalVAE,
                  model: losses.LatentModel, params, test) -> dict[str, float]:
     """All that is known of a model at the end; of two layers the NLL and the units."""
-    images = test[_spread(len(test), values.final_images)]
+    images = test[spread(len(test), values.final_images)]
     sizes: dict[str, Any] = {'num_samples': values.final_samples,
                              'chunk_size': min(values.final_samples, 250)}
     if len(net.encode) == 1:
         return metrics.evaluate_vae(
             params, images, jax.random.key(1), encode=net.encode[0], decode=net.decode,
             log_likelihood=model.log_likelihood, progress=say, **sizes,
-            log_prior=model.log_prior if values.prior == 'vamp' else None)
+            **({'log_prior': model.log_prior} if values.prior == 'vamp' else
+               {'betas': BETAS}))
     nll = metrics.mean_and_error(metrics.importance_nll(
         params, images, jax.random.key(1), log_weight=partial(log_weight, model),
         batch_size=100, progress=partial(say, 'nll'), **sizes))
@@ -181,15 +183,10 @@ def final_report(values: flags.FlagValues, net: models.HierarchicalVAE,
             'latent_size': float(mean.shape[-1])}
 
 
-def _spread(count: int, wanted: int) -> np.ndarray:
-    """Indices all over the set, whose images may be sorted by class."""
-    return np.linspace(0, count - 1, min(count, wanted)).round().astype(int)
-
-
 EXPERIMENT = Experiment(
     'iwae_table', {'nll': 'lower', 'neg_elbo': 'lower', 'active_units': 'higher'},
     define_flags, traced, hyper, task,
-    {'samples.png': 'Samples', 'evaluation.txt': 'At the end, on the test images'})
+    {'samples.png': 'Samples', **ARTIFACTS})
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@
     ./launch.sh vae --likelihood=learned_gaussian     # grey images, one learned sigma
     ./launch.sh vae --likelihood=learned_gaussian --order=sigma,decoder,encoder
     ./launch.sh vae --net=conv --hidden=16 --hidden=32 --free_bits=0.1
+    ./launch.sh vae --net=pixel --hidden=16 --order=joint --final_samples=100
     ./launch.sh vae --objective=split                 # why not: see docs/objectives.md
 
 Both blocks, encoder and decoder, descend -ELBO, reconstruction + beta KL in nats, or
@@ -25,16 +26,15 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from cdgm import losses, metrics, models
+from cdgm import losses, metrics
 from cdgm.data import Dataset, binarize
 from experiments.harness import cli, execute, training_flags
-from experiments.harness.report import figures
 from experiments.harness.task import Experiment, Task, check_images
-from experiments.image_vae import blocks
-from experiments.image_vae.nets import (
-    LEARNED, SCALED, build, log_likelihood, mean_pixels)
-from experiments.image_vae.report import say, write_report
+from experiments.image_vae import blocks, pictures, report
+from experiments.image_vae.nets import LEARNED, NETS, SCALED, Nets, build
 from experiments.image_vae.signals import WATCHED, signals
+
+TOLD = 2000  # test images, for what is told of the latent in the course of training
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -51,8 +51,12 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer('samples', 1, 'Samples of the latent for each image.',
                          lower_bound=1, **own)
     # None, not the default itself: a trial keeps the name that it had without the flag.
-    flags.DEFINE_enum('net', None, ['mlp', 'conv'], 'Of encoder and decoder; the '
-                      'hidden of conv are the channels of its convolutions.', **own)
+    flags.DEFINE_enum('net', None, NETS, 'Of encoder and decoder; the hidden of conv '
+                      'and pixel are the channels of their convolutions, and the '
+                      'decoder of pixel sees the pixels before.', **own)
+    flags.DEFINE_integer('pixel_layers', None, 'Convolutions of 3 x 3 that the decoder '
+                         'of --net=pixel has after its first, of 5 x 5; 1 unless '
+                         'given.', lower_bound=0, **own)
     flags.DEFINE_enum('likelihood', 'bernoulli', ['bernoulli', *SCALED], 'Of the '
                       'pixels. Grey images are binarised anew at each visit for '
                       'bernoulli; logistic is of 256 levels; the scale of '
@@ -90,12 +94,13 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     bernoulli = values.likelihood == 'bernoulli'
     losses.check_support('gaussian' if 'gaussian' in values.likelihood else
                          values.likelihood, data.train.examples)
-    model = build(values, data.train.examples.shape[1:])
+    nets = build(values, data.train.examples.shape[1:])
+    model = nets.model
 
     images = jnp.asarray(data.train.examples)
 
     def likelihood(hyper):
-        return log_likelihood(values.likelihood, hyper.get('sigma'))
+        return nets.log_likelihood(hyper.get('sigma'))
 
     def loss(hyper, **terms):
         return partial(losses.neg_elbo, encode=model.encode, decode=model.decode,
@@ -116,27 +121,20 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         told = signals(model, binarize(watched, test_key) if bernoulli else watched,
                        test_key, likelihood)
 
+    few = test[pictures.spread(len(test), TOLD)]
+
     def evaluate(params, hyper):
+        mean, logvar = model.encode(params, few)
         return {'neg_elbo': metrics.dataset_neg_elbo(
-            params, test, test_key, neg_elbo=loss(hyper), batch_size=500).mean}
-
-    @jax.jit
-    def pictures(params):
-        """Samples from the prior, and images with their reconstructions."""
-        def pixels(latent):
-            return mean_pixels(values.likelihood, model.decode(params, latent))
-
-        latent = jax.random.normal(jax.random.key(0), (64, model.latent_size))
-        mean, _ = model.encode(params, test[:32])
-        pairs = jnp.stack([test[:32], pixels(mean)], axis=1)
-        return pixels(latent), pairs.reshape(-1, *test.shape[1:])
+                    params, test, test_key, neg_elbo=loss(hyper), batch_size=500).mean,
+                'mutual_information': metrics.mutual_information(
+                    mean, logvar, test_key, batch_size=500).mean,
+                'active_units': metrics.active_units(mean).astype(jnp.float32)}
 
     def draw(folder, params):
-        samples, pairs = pictures(params)
-        figures.grid(folder / 'samples.png', samples)
-        figures.grid(folder / 'reconstructions.png', pairs)
+        pictures.draw(folder, nets, params, test, data.test.labels)
         if values.final_samples:
-            write_report(folder, final_report(values, model, params, test))
+            report.write_report(folder, final_report(values, nets, params, test))
 
     return Task(
         init=model.init, descent=descent, order=order,
@@ -146,7 +144,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         signals=told)
 
 
-def final_report(values: flags.FlagValues, model: models.VAE, params, test
+def final_report(values: flags.FlagValues, nets: Nets, params, test
                  ) -> dict[str, float]:
     """All that is known of a model at the end, on the test images."""
     standardise = {
@@ -154,17 +152,17 @@ def final_report(values: flags.FlagValues, model: models.VAE, params, test
         'gaussian': lambda decoded, x: (x - decoded) / values.sigma,
         'learned_gaussian': lambda decoded, x: (x - decoded[0]) * jnp.exp(-decoded[1])}
     return metrics.evaluate_vae(
-        params, test, jax.random.key(1), encode=model.encode, decode=model.decode,
-        log_likelihood=log_likelihood(values.likelihood, values.sigma),
-        standardise=standardise[values.likelihood], progress=say,
+        params, test, jax.random.key(1), encode=nets.model.encode,
+        decode=nets.model.decode, log_likelihood=nets.log_likelihood(values.sigma),
+        standardise=standardise[values.likelihood], progress=report.say,
+        betas=report.BETAS,
         num_samples=values.final_samples, chunk_size=min(values.final_samples, 250))
 
 
 EXPERIMENT = Experiment(
-    'vae', {'neg_elbo': 'lower'}, define_flags, traced, hyper, task,
-    {'samples.png': 'Samples',
-     'reconstructions.png': 'Test images and their reconstructions',
-     'evaluation.txt': 'At the end, on the test images'})
+    'vae', {'neg_elbo': 'lower', 'mutual_information': 'higher',
+            'active_units': 'higher'}, define_flags, traced, hyper, task,
+    {**pictures.ARTIFACTS, **report.ARTIFACTS})
 main = partial(execute.main, EXPERIMENT)
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ be traced, and refuses to return a number that is not finite.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from cdgm.metrics.likelihood import importance_nll
 from cdgm.metrics.posterior import (
     active_units, bits_per_dimension, elbo_parts, encode_all, latent_use,
     mutual_information, standardised_error)
-from cdgm.metrics.refinement import Refinement, amortisation_gap
+from cdgm.metrics.refinement import Refinement, amortisation_gap, rate_distortion
 
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the curve of active units
 
@@ -33,7 +33,7 @@ def evaluate_vae(
         dimensions: int | None = None, num_samples: int = 5000, chunk_size: int = 500,
         batch_size: int = 100, refined: int = 100,
         refinement: Refinement = Refinement(), gap: bool = True,
-        progress: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
+        betas: Sequence[float] = (), progress: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
     """Evaluate a model with one layer of latents.
 
     Args:
@@ -54,6 +54,8 @@ def evaluate_vae(
       refinement: how their posteriors are refined.
       gap: whether to take the gap; it is that to the prior N(0, I), so it is left out
         with a log_prior.
+      betas: > 0, of the decoder's rate-distortion curve over the refined examples, see
+        `rate_distortion`; none unless given. To the prior N(0, I), as the gap.
       progress: called with (metric, examples done, of how many).
 
     Returns:
@@ -62,28 +64,45 @@ def evaluate_vae(
       one dimension to N(0, 1), `active_units_above_T` the curve over thresholds,
       `mutual_information_cap` log N, which that estimate cannot exceed,
       `aggregate_kl` KL(q(z) || p(z)), the KL less the mutual information, `latent_use`
-      by how much the reconstruction is worse with another example's latent.
+      by how much the reconstruction is worse with another example's latent;
+      `rate_at_beta_B` and `distortion_at_beta_B` are a point of the curve.
 
     Raises:
-      ValueError: a size is not positive, the latent has no dimension, or a result is
-        not finite.
+      ValueError: a size or a beta is not positive, betas meet a log_prior, the latent
+        has no dimension, or a result is not finite.
     """
     check_positive(num_samples=num_samples, chunk_size=chunk_size,
                    batch_size=batch_size, refined=refined)
+    _check_betas(betas, log_prior)
     nets: dict[str, Any] = {'encode': encode, 'decode': decode,
                             'log_likelihood': log_likelihood, 'batch_size': batch_size}
     say, gap_key = _teller(progress), jax.random.fold_in(key, 0)
     report = _held_out(params, examples, key, nets, log_prior, num_samples, chunk_size,
                        dimensions or _dimensions(examples), say)
+    few = jax.tree.map(lambda x: x[:refined], examples)
     if gap and log_prior is None:
         report |= _flat(amortisation_gap=amortisation_gap(
-            params, jax.tree.map(lambda x: x[:refined], examples), gap_key, **nets,
-            refinement=refinement, progress=say('gap')))
+            params, few, gap_key, **nets, refinement=refinement, progress=say('gap')))
+    if betas:
+        curve = rate_distortion(params, few, gap_key, jnp.array(betas), **nets,
+                                refinement=refinement, progress=say('curve'))
+        report |= {f'{name}_at_beta_{beta:g}': estimate.mean[at]
+                   for name, estimate in curve._asdict().items()
+                   for at, beta in enumerate(betas)}
     if standardise is not None:
         report |= _flat(standardised_error=standardised_error(
             params, examples, encode=encode, decode=decode, standardise=standardise,
             batch_size=batch_size))
     return _checked({name: float(value) for name, value in report.items()})
+
+
+def _check_betas(betas: Sequence[float], log_prior) -> None:
+    if betas and log_prior is not None:
+        raise ValueError('betas are of the rate to the prior N(0, I), and there is a '
+                         'log_prior; leave one of them out.')
+    for beta in betas:
+        if not beta > 0:
+            raise ValueError(f'betas holds {beta}; a price of the rate is > 0.')
 
 
 def _held_out(params, examples, key, nets, log_prior, num_samples, chunk_size,

@@ -22,6 +22,7 @@ from cdgm.models.ex_post import CodeDensity, fit_codes, sample_codes
 from cdgm.models.gan import GAN, gan
 from cdgm.models.linear import (
     PpcaOptimum, diagonalise, linear_nll, linear_vae, ppca_optimum)
+from cdgm.models.pixel_vae import PixelVAE, pixel_vae
 from cdgm.models.planar_gan import pac_gan, planar_gan
 from cdgm.models.sampling import sample_tokens
 from cdgm.models.text_vae import TextVAE, text_vae
@@ -32,11 +33,11 @@ from cdgm.models.vaegan import VAEGAN, vaegan
 from cdgm.models.vamp_prior import VampPrior, vamp_prior
 
 __all__ = [
-    'Classifier', 'CodeDensity', 'ConditionalGAN', 'ConditionalVAE', 'Conv',
-    'DCGAN', 'GAN', 'HierarchicalVAE', 'NORMALISATIONS', 'ONE_LAYER', 'PpcaOptimum',
-    'SMALL_DISCRIMINATORS', 'TWO_LAYERS', 'TextVAE', 'Transformer', 'Upsampling',
-    'VAE', 'VAEGAN', 'VampPrior', 'burda_vae', 'classifier', 'conditional_gan',
-    'conditional_vae', 'convolutional_vae', 'dcgan', 'diagonalise', 'fit_codes',
-    'gan', 'linear_nll', 'linear_vae', 'one_layer', 'pac_gan', 'planar_gan',
-    'ppca_optimum', 'sample_codes', 'sample_tokens', 'text_vae', 'transformer',
-    'vae', 'vaegan', 'vamp_prior']
+    'Classifier', 'CodeDensity', 'ConditionalGAN', 'ConditionalVAE', 'Conv', 'DCGAN',
+    'GAN', 'HierarchicalVAE', 'NORMALISATIONS', 'ONE_LAYER', 'PixelVAE', 'PpcaOptimum',
+    'SMALL_DISCRIMINATORS', 'TWO_LAYERS', 'TextVAE', 'Transformer', 'Upsampling', 'VAE',
+    'VAEGAN', 'VampPrior', 'burda_vae', 'classifier', 'conditional_gan',
+    'conditional_vae', 'convolutional_vae', 'dcgan', 'diagonalise', 'fit_codes', 'gan',
+    'linear_nll', 'linear_vae', 'one_layer', 'pac_gan', 'pixel_vae', 'planar_gan',
+    'ppca_optimum', 'sample_codes', 'sample_tokens', 'text_vae', 'transformer', 'vae',
+    'vaegan', 'vamp_prior']

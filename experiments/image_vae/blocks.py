@@ -144,7 +144,7 @@ def check(values: flags.FlagValues, order: training_flags.UpdatePlan) -> None:
             f'--order={values.order} moves sigma, and --likelihood={values.likelihood} '
             'learns none in closed form; give --likelihood=learned_gaussian.')
     if 'last_layer' in order.blocks and (
-            'gaussian' not in values.likelihood or values.net == 'conv'
+            'gaussian' not in values.likelihood or values.net not in (None, 'mlp')
             or values.samples > 1):
         raise SettingError(
             f'--order={values.order} moves last_layer by least squares, which takes a '

@@ -41,7 +41,8 @@ def test_folder(pair):
     assert {path.name for path in pair.iterdir()} == {
         'flags.txt', 'manifest.json', 'attempts.jsonl', 'lock', 'metrics.jsonl',
         'checkpoints',
-        'params.npz', 'samples.png', 'reconstructions.png', 'loss.png',
+        'params.npz', 'samples.png', 'reconstructions.png', 'interpolation.png',
+        'traversal.png', 'manifold.png', 'latent_map.png', 'loss.png',
         *(['uncommitted.diff'] if manifest['uncommitted'] else [])}
     for picture in pair.glob('*.png'):
         assert picture.read_bytes().startswith(b'\x89PNG\r\n')

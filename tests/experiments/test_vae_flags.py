@@ -110,6 +110,21 @@ def test_convolutions_take_the_place_of_the_perceptrons():
     assert form['encoder']['mean']['bias'].shape == (2,)
 
 
+def test_the_decoder_of_pixels_takes_the_place_of_the_others():
+    ours = task('--net=pixel', '--hidden=3', '--pixel_layers=2')
+    params = ours.init(jax.random.key(0))
+    assert set(params['decoder']) == {'of_latent', 'of_pixels', 'layers_0', 'layers_1',
+                                      'logits'}
+    model = models.pixel_vae((8, 8, 1), 2, (3,), depth=2)
+    batch, key = ours.prepare(ours.examples[:4], jax.random.key(1)), jax.random.key(2)
+    value, terms = ours.descent(HYPER).blocks['decoder'].loss(params, batch, key)
+    latent = losses.sample_latent(*model.encode(params, batch), key)
+    log_p = losses.bernoulli_log_likelihood(
+        model.logits(model.decode(params, latent), batch), batch)
+    np.testing.assert_allclose(terms.reconstruction, -log_p.mean(), rtol=1e-6)
+    np.testing.assert_allclose(value, terms.reconstruction + terms.kl, rtol=1e-6)
+
+
 def test_each_objective_gives_the_encoder_its_own_loss():
     blocks = {name: task(f'--objective={name}').descent(HYPER).blocks
               for name in ('elbo', 'split', 'wake_sleep')}
@@ -121,7 +136,10 @@ def test_each_objective_gives_the_encoder_its_own_loss():
 
 @pytest.mark.parametrize('arguments, message', [
     (('--objective=split', '--order=joint'), 'one block; name blocks'),
-    (('--objective=wake_sleep', '--likelihood=gaussian'), 'black and white')])
+    (('--objective=wake_sleep', '--likelihood=gaussian'), 'black and white'),
+    (('--net=pixel', '--likelihood=gaussian'), 'black and white'),
+    (('--net=pixel', '--objective=wake_sleep'), 'draws one at a time'),
+    (('--pixel_layers=2',), 'is of --net=pixel')])
 def test_what_does_not_go_together_is_one_line(arguments, message):
     with pytest.raises(SettingError, match=message):
         task(*arguments).descent(HYPER)
@@ -139,5 +157,14 @@ def test_a_run_can_end_with_an_evaluation_and_the_doctor(run):
     folder = run('vae', *TINY, '--hidden=8', '--cycles=1', '--evaluations=1',
                  '--likelihood=gaussian', '--sigma=5', '--final_samples=5')
     text = (folder / 'evaluation.txt').read_text()
+    assert (folder / 'rate_distortion.png').exists()
     assert 'standardised_error' in text and "scale: the likelihood's scale is off" in (
         text)
+
+
+@pytest.mark.slow
+def test_a_run_of_the_pixel_net_draws_a_pixel_at_a_time(run):
+    folder = run('vae', *TINY, '--net=pixel', '--hidden=3', '--cycles=2',
+                 '--evaluations=1')
+    assert {'samples.png', 'manifold.png', 'traversal.png'} <= {
+        path.name for path in folder.iterdir()}

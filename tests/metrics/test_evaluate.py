@@ -23,6 +23,7 @@ def seen():
 @pytest.fixture(scope='module')
 def report(seen):
     return evaluate_vae(linear.EXACT, X, jax.random.key(20), **linear.MODEL, **SIZES,
+                        betas=(0.5, 1., 3.),
                         progress=lambda *progress: seen.append(progress))
 
 
@@ -54,15 +55,28 @@ def test_numbers_are_those_of_the_closed_form(report):
 
 
 @pytest.mark.thorough
+def test_the_curve_has_a_point_for_each_beta(report):
+    rates, distortions = (np.array([report[f'{name}_at_beta_{beta}'] for beta in (
+        '0.5', '1', '3')]) for name in ('rate', 'distortion'))
+    assert (np.diff(rates) < 0).all() and (np.diff(distortions) > 0).all()
+    # At beta = 1 their sum is -ELBO, which the exact posterior makes the NLL.
+    nll = linear.exact_nll(X[:SIZES['refined']]).mean()
+    np.testing.assert_allclose(rates[1] + distortions[1], nll, atol=0.05)
+
+
+@pytest.mark.thorough
 def test_progress_is_reported_for_every_long_metric(report, seen):
     jax.effects_barrier()
-    assert {metric for metric, *_ in seen} == {'elbo', 'nll', 'information', 'gap'}
+    assert {metric for metric, *_ in seen} == {
+        'elbo', 'nll', 'information', 'gap', 'curve'}
     assert ('nll', 300, 300) in seen
 
 
 @pytest.mark.parametrize('change, message', [
     ({'encode': lambda p, x: (jnp.zeros((len(x), 0)),) * 2}, 'the latent has size 0'),
     ({'num_samples': 0}, 'num_samples 0'),
+    ({'betas': (1., 0.)}, r'betas holds 0\.0'),
+    ({'betas': (1.,), 'log_prior': lambda p, z: z[:, 0]}, 'leave one of them out'),
     ({'decode': lambda p, z: linear.decode(p, z) * jnp.inf},
      'log weights of 4 of 4 examples are not finite, first of example 0')])
 def test_bad_input_is_one_clear_line(change, message, key):
