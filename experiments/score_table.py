@@ -4,6 +4,7 @@ Runs of one order that differ in more than their seed have a table each.
 
     python -m experiments.score_table results/audio/vae-*     # that of docs/sound.md
     python -m experiments.score_table --csv=scores.csv runs/gan_orders/gan-*
+    python -m experiments.score_table runs/iwae_sweep/iwae_table-*  # evaluations
 """
 
 import json
@@ -20,7 +21,10 @@ from experiments.harness.runs.run_folder import read_rows
 
 # What is shown of each kind of samples, and with how many digits.
 _SCORES = {'accuracy': 3, 'inception_score': 2, 'frechet': 1, 'frechet_equal': 1,
-           'density': 2, 'coverage': 2, 'nearest_median': 2}
+           'density': 2, 'coverage': 2, 'nearest_median': 2, 'nll': 2, 'neg_elbo': 2,
+           'kl': 2, 'mutual_information': 2, 'active_units': 1, 'amortisation_gap': 2}
+# Of an evaluation, what is of one unit or one point of a curve, or an error of a mean.
+_DETAILS = ('kl_dimension_', 'rate_at_', 'distortion_at_', 'active_units_above_')
 _NAMED = ('model', 'net', 'order')  # flags that name a table
 _TESTED = {'neg_elbo': 1, 'bits_per_pixel': 3, 'kl': 1, 'reconstruction_db': 2,
            'reconstruction_accuracy': 3, 'prior_accuracy': 3, 'accuracy': 3,
@@ -41,8 +45,7 @@ def main(arguments: Sequence[str]) -> None:
                       _TESTED, [{name: values[0] for name, values
                                  in row['test'].items()} for row in rows])
                 for rows in zip(*tested)], _TESTED)
-        scores = [json.loads((folder / 'scores.json').read_text())['rows']
-                  for folder in folders if (folder / 'scores.json').exists()]
+        scores = list(filter(None, map(_judged, folders)))
         if scores:  # there are none of a run that has not ended
             _print([_line(name, _SCORES, [each[name] for each in scores])
                     for name in scores[0]], _SCORES)
@@ -50,6 +53,17 @@ def main(arguments: Sequence[str]) -> None:
     for file in files:
         write_csv(Path(file), ('order', 'images', 'score', 'mean', 'error', 'seeds'),
                   judged)
+
+
+def _judged(folder: Path) -> dict[str, dict[str, float]]:
+    """What was judged at the end -> its scores; nothing of a run that has not ended."""
+    if (folder / 'scores.json').exists():
+        return json.loads((folder / 'scores.json').read_text())['rows']
+    if not (folder / 'evaluation.json').exists():
+        return {}
+    report = json.loads((folder / 'evaluation.json').read_text())
+    return {'test': {name: value for name, value in report.items()
+                     if not name.startswith(_DETAILS) and not name.endswith('_error')}}
 
 
 def _records(order: str, scores: Sequence[Mapping[str, Mapping[str, float]]]

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from absl import flags
@@ -193,8 +194,31 @@ def main(values: flags.FlagValues) -> None:
                 texts.append('    on the way: ' + ' '.join(way))
             print(line(row), texts[-1], sep='\n', flush=True)
             write_csv(folder / 'text_vae.csv', Row._fields, rows)
+            draw(folder / 'text_vae.png', rows)
             (folder / 'text_vae.txt').write_text('\n'.join(texts) + '\n')
-    print(f'wrote {folder}/text_vae.csv and text_vae.txt')
+    print(f'wrote {folder}/text_vae.csv, .txt and .png')
+
+
+def draw(file: Path, rows: list[Row]) -> None:
+    """Draw what each nat of information costs, a line through the arms' means."""
+    def of(arm):
+        return np.array([(row.mutual_information, row.nll) for row in rows
+                         if row.arm == arm])
+
+    arms = {arm: of(arm) for arm in dict.fromkeys(row.arm for row in rows)}
+    figure, axes = plt.subplots(figsize=(5, 3))
+    if 'lm' in arms:
+        axes.axhline(arms.pop('lm')[:, 1].mean(), color='grey', linestyle='--',
+                     label='lm, without a latent')
+    means = np.array([mine.mean(axis=0) for mine in arms.values()]).reshape(-1, 2)
+    axes.plot(*means[means[:, 0].argsort()].T, color='lightgrey')
+    for arm, mine in arms.items():
+        axes.plot(*mine.T, 'o', markersize=4, label=arm)
+    axes.set(xlabel='mutual information, nats a name', ylabel='NLL, nats a character')
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(file, dpi=100)
+    plt.close(figure)
 
 
 def line(row: Row) -> str:

@@ -37,3 +37,15 @@ def test_seeds_are_averaged_and_lengths_are_kept_apart(folders, tmp_path, capsys
     assert '| samples | 0.250 |' in printed
     assert 'joint cycles=9,samples,accuracy,0.8,' in (
         tmp_path / 'scores.csv').read_text()
+
+
+def test_an_evaluation_is_a_row(folders, tmp_path, capsys):
+    """Without what is of one unit, and without the errors over the examples."""
+    for path, nll in zip(folders[:2], (90., 91.)):
+        (tmp_path / path / 'scores.json').unlink()
+        (tmp_path / path / 'evaluation.json').write_text(json.dumps(
+            {'nll': nll, 'nll_error': 0.3, 'kl_dimension_0': 1., 'active_units': 20.}))
+    score_table.main([f'--csv={tmp_path / "scores.csv"}', *folders[:2]])
+    assert '| test | 90.50 ± 0.50 | 20.0 ± 0.0 |' in capsys.readouterr().out
+    rows = (tmp_path / 'scores.csv').read_text().splitlines()
+    assert [row.split(',')[2] for row in rows[1:]] == ['nll', 'active_units']

@@ -42,4 +42,5 @@ def test_the_command_writes_a_row_and_names_for_each_arm(tmp_path, monkeypatch):
         rows = {row['arm']: row for row in csv.DictReader(stream)}
     assert set(rows) == {'lm', 'joint'} and float(rows['lm']['kl']) == 0
     assert float(rows['joint']['kl']) > 0
+    assert (tmp_path / 'text_vae.png').exists()
     assert 'on the way: ' in (tmp_path / 'text_vae.txt').read_text()
