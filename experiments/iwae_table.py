@@ -38,7 +38,8 @@ from experiments.harness.errors import SettingError
 from experiments.harness.report import figures
 from experiments.harness.task import Experiment, Task, check_images
 from experiments.image_vae.pictures import spread
-from experiments.image_vae.report import ARTIFACTS, BETAS, say, write_report
+from experiments.image_vae.report import (
+    ARTIFACTS, BETAS, REFINEMENT, say, write_report)
 
 LAYERS = {'1': models.ONE_LAYER, '2': models.TWO_LAYERS}
 
@@ -172,7 +173,7 @@ def final_report(values: flags.FlagValues, net: models.HierarchicalVAE,
             params, images, jax.random.key(1), encode=net.encode[0], decode=net.decode,
             log_likelihood=model.log_likelihood, progress=say, **sizes,
             **({'log_prior': model.log_prior} if values.prior == 'vamp' else
-               {'betas': BETAS}))
+               {'betas': BETAS, 'refinement': REFINEMENT}))
     nll = metrics.mean_and_error(metrics.importance_nll(
         params, images, jax.random.key(1), log_weight=partial(log_weight, model),
         batch_size=100, progress=partial(say, 'nll'), **sizes))

@@ -155,7 +155,7 @@ def final_report(values: flags.FlagValues, nets: Nets, params, test
         params, test, jax.random.key(1), encode=nets.model.encode,
         decode=nets.model.decode, log_likelihood=nets.log_likelihood(values.sigma),
         standardise=standardise[values.likelihood], progress=report.say,
-        betas=report.BETAS,
+        betas=report.BETAS, refinement=report.REFINEMENT,
         num_samples=values.final_samples, chunk_size=min(values.final_samples, 250))
 
 
