@@ -19,7 +19,8 @@ known, and a GRU in place of their LSTM. All arms take as many decoder steps:
     aggressive+anneal     both
 
 For each: NLL by importance sampling, KL, mutual information against all test sentences,
-active units, encoder steps, FLOPs in terms of joint's and seconds. Expect joint's
+active units, encoder steps, FLOPs in terms of joint's and seconds. The table grows by
+a row an arm and seed, and the same command goes on where it was. Expect joint's
 information to fall as it trains (0.45 nats after 6 epochs), and early encoder steps
 and annealing to hold more of it (0.80 and 1.35) at an NLL no further away than 0.1
 nats. `truth` is of the generator: its NLL, and the information that z has.
@@ -29,6 +30,7 @@ Source   He et al. 2019 (arXiv:1901.05534), Algorithm 1 and section 4.
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +49,8 @@ from cdgm.data.synthetic_text import (
     Generator, draw_latents, draw_sentences, log_likelihood)
 from cdgm.selection import SelectedDescentState
 from experiments.harness import cli
-from experiments.harness.report.csv_file import write_csv
+from experiments.harness.report import figures
+from experiments.harness.report.kept_table import open_table, write_table
 from experiments.harness.train.flops import flops_of_program
 
 ARMS = ('joint', 'anneal', 'free_bits', 'early', 'aggressive', 'aggressive+anneal')
@@ -80,7 +83,10 @@ class Programs(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of the table: one arm and seed."""
+    """A line of the table: one arm and seed.
+
+    `watched` is the information on held-out sentences after each epoch.
+    """
 
     arm: str
     seed: int
@@ -94,6 +100,7 @@ class Row(NamedTuple):
     decoder_steps: int
     relative_flops: float
     seconds: float
+    watched: str
 
 
 def pick(sentences: Any, rows) -> Any:
@@ -306,32 +313,42 @@ def main(values: flags.FlagValues) -> None:
     model = models.text_vae(1000, train_set.shape[1], values.latent, values.hidden,
                             values.hidden)
     costs = step_costs(model, setting, train_set)
-    folder = Path(values.out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    file = Path(values.out_dir) / 'collapse.csv'
+    rows = open_table(file, Row, made_with(values, 'sentences', 'test_sentences'))
     known = truth(generator)
     print(f'truth: NLL {known["nll"]:.2f} ± {known["nll_error"]:.2f}, information '
           f'{known["information"]:.2f}', flush=True)
-    rows, curves = [], {}
     plain = programs(model, setting, None)
     bits = programs(model, setting, values.free_bits)
-    for seed in range(values.seed, values.seed + values.seeds):
-        for arm in values.arms:
-            began = time.perf_counter()
-            params, taken, curve = train(
-                arm, bits if arm == 'free_bits' else plain, model, setting, train_set,
-                validation, seed)
-            seconds = time.perf_counter() - began
-            rows.append(evaluate(arm, seed, model, params, test, taken, costs, seconds,
-                                 values.nll_samples))
-            curves[arm, seed] = curve
-            print(line(rows[-1]), flush=True)
-            write_csv(folder / 'collapse.csv', Row._fields, rows)
-    draw(folder / 'collapse.png', curves)
-    print(f'wrote {folder}/collapse.csv and collapse.png')
+    for arm, seed in missing(values, rows):
+        began = time.perf_counter()
+        params, taken, curve = train(
+            arm, bits if arm == 'free_bits' else plain, model, setting, train_set,
+            validation, seed)
+        seconds = time.perf_counter() - began
+        rows.append(evaluate(arm, seed, model, params, test, taken, costs, seconds,
+                             values.nll_samples, curve))
+        print(line(rows[-1]), flush=True)
+        write_table(file, Row, rows)
+    draw(file.with_suffix('.png'), rows)
+    print(f'wrote {file} and .png')
+
+
+def made_with(values: flags.FlagValues, *names: str) -> dict[str, Any]:
+    """The settings of a table's rows: those of every study of these arms, and more."""
+    return {name: values[name].value for name in (
+        *Setting._fields, 'hidden', 'latent', 'nll_samples', *names)}
+
+
+def missing(values: flags.FlagValues, rows: Sequence[Any]) -> list[tuple[str, int]]:
+    """Arms and seeds that have no row yet."""
+    there = {(row.arm, row.seed) for row in rows}
+    return [(arm, seed) for seed in range(values.seed, values.seed + values.seeds)
+            for arm in values.arms if (arm, seed) not in there]
 
 
 def evaluate(arm: str, seed: int, model: models.TextVAE, params, test, taken, costs,
-             seconds: float, num_samples: int) -> Row:
+             seconds: float, num_samples: int, watched: Sequence[float]) -> Row:
     """The row of an arm."""
     report = metrics.evaluate_vae(
         params, test, jax.random.key(1), **nets(model), num_samples=num_samples,
@@ -342,7 +359,8 @@ def evaluate(arm: str, seed: int, model: models.TextVAE, params, test, taken, co
     return Row(arm, seed, report['nll'], report['nll_error'], report['neg_elbo'],
                report['kl'], report['mutual_information'], report['active_units'],
                encoder + both, decoder + both,
-               flops / ((decoder + both) * costs['joint']), seconds)
+               flops / ((decoder + both) * costs['joint']), seconds,
+               ' '.join(f'{value:.4g}' for value in watched))
 
 
 def line(row: Row) -> str:
@@ -353,12 +371,12 @@ def line(row: Row) -> str:
             f'{row.relative_flops:.2f} x FLOPs, {row.seconds:.0f} s')
 
 
-def draw(file: Path, curves: dict[tuple[str, int], list[float]]) -> None:
+def draw(file: Path, rows: Sequence[Row]) -> None:
     """Draw the mutual information on held-out sentences, epoch by epoch."""
     figure, axes = plt.subplots(figsize=(5, 3))
-    for arm in dict.fromkeys(arm for arm, _ in curves):
-        mine = np.array([curve for (name, _), curve in curves.items() if name == arm])
-        axes.plot(1 + np.arange(mine.shape[1]), mine.mean(0), label=arm)
+    for arm in dict.fromkeys(row.arm for row in rows):
+        mine = np.array([row.watched.split() for row in rows if row.arm == arm], float)
+        figures.band(axes, 1 + np.arange(mine.shape[1]), mine.T, arm)
     axes.set(xlabel='epochs', ylabel='mutual information, nats')
     axes.legend()
     figure.tight_layout()

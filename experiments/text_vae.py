@@ -11,7 +11,8 @@ NLL by importance sampling, in nats a character with the end mark counted as one
 test split, for comparison with published figures (3-character MLP 2.10, WaveNet-like
 1.99 on validation), and of the test names that the training part does not hold, since
 12 % of the published split leak. Then invented names with the shares that are unique
-and novel, and names on the way from one to another.
+and novel, and names on the way from one to another. The same
+command goes on where it was.
 
 Expect 1.99 for lm and joint, whose latent holds next to nothing (0.17 nats): seven
 letters of context leave a latent nothing to say, so that here collapse is close to the
@@ -19,7 +20,7 @@ optimum. Annealing keeps 2.0 nats and costs 0.03 nats a character (docs/vae.md).
 """
 
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from cdgm import metrics, models
 from cdgm.data.names import LENGTH, VOCABULARY, names, spell, unseen
 from experiments import collapse
 from experiments.harness import cli
-from experiments.harness.report.csv_file import write_csv
+from experiments.harness.report.kept_table import open_table, write_table
 
 ARMS = ('lm', *collapse.ARMS)
 ALPHABET = len(VOCABULARY)
@@ -173,30 +174,35 @@ def main(values: flags.FlagValues) -> None:
     setting = collapse.Setting(**settings)
     build = partial(models.text_vae, ALPHABET, LENGTH, hidden=values.hidden,
                     embedding=values.embedding)
-    folder = Path(values.out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows, texts = [], []
-    for arm in values.arms:
-        model = build(latent_size=0 if arm == 'lm' else values.latent)
-        ours = None if arm == 'lm' else collapse.programs(
-            model, setting, values.free_bits if arm == 'free_bits' else None)
-        for seed in range(values.seed, values.seed + values.seeds):
-            began = time.perf_counter()
-            params = (train_language_model(model, setting, words, seed)
-                      if ours is None else collapse.train(
-                          arm, ours, model, setting, words, validation, seed)[0])
-            row, invented = evaluate(arm, seed, model, params, data,
-                                     values.nll_samples, time.perf_counter() - began)
-            rows.append(row)
-            texts.append(f'{arm}, seed {seed}: {" ".join(invented[:20])}')
-            if model.latent_size:
-                way = between(model, params, data)
-                texts.append('    on the way: ' + ' '.join(way))
-            print(line(row), texts[-1], sep='\n', flush=True)
-            write_csv(folder / 'text_vae.csv', Row._fields, rows)
-            draw(folder / 'text_vae.png', rows)
-            (folder / 'text_vae.txt').write_text('\n'.join(texts) + '\n')
-    print(f'wrote {folder}/text_vae.csv, .txt and .png')
+    file = Path(values.out_dir) / 'text_vae.csv'
+    rows = open_table(file, Row, collapse.made_with(values, 'embedding'))
+
+    @cache
+    def programs_of(model, free_bits):
+        return collapse.programs(model, setting, free_bits)
+
+    nets = {'lm': build(latent_size=0), 'vae': build(latent_size=values.latent)}
+    for arm, seed in collapse.missing(values, rows):
+        model = nets['lm' if arm == 'lm' else 'vae']
+        began = time.perf_counter()
+        if arm == 'lm':
+            params = train_language_model(model, setting, words, seed)
+        else:
+            ours = programs_of(model, values.free_bits if arm == 'free_bits' else None)
+            params = collapse.train(arm, ours, model, setting, words, validation,
+                                    seed)[0]
+        row, invented = evaluate(arm, seed, model, params, data, values.nll_samples,
+                                 time.perf_counter() - began)
+        rows.append(row)
+        texts = [f'{arm}, seed {seed}: {" ".join(invented[:20])}']
+        if model.latent_size:
+            texts.append('    on the way: ' + ' '.join(between(model, params, data)))
+        print(line(row), *texts, sep='\n', flush=True)
+        with open(file.with_suffix('.txt'), 'a') as stream:
+            print(*texts, sep='\n', file=stream)
+        write_table(file, Row, rows)
+        draw(file.with_suffix('.png'), rows)
+    print(f'wrote {file}, .txt and .png')
 
 
 def draw(file: Path, rows: list[Row]) -> None:

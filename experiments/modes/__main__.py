@@ -16,6 +16,7 @@ from cdgm.data import mixtures
 from experiments import modes
 from experiments.harness import cli
 from experiments.harness.errors import SettingError
+from experiments.harness.report import kept_table
 from experiments.modes import drawings, table
 from experiments.modes.arms import (
     NETS, ORDERS, PENALTIES, Arm, Programs, Setting, flops, judge, programs)
@@ -125,7 +126,8 @@ def read_plan(values: flags.FlagValues) -> Plan:
 def main(values: flags.FlagValues) -> None:
     """Train what is missing, write the table as it grows, take it apart, draw."""
     plan = read_plan(values)
-    rows = table.open_folder(plan.folder, {
+    file = plan.folder / 'modes.csv'
+    rows = kept_table.open_table(file, Row, {
         **plan.setting._asdict(), 'steps': plan.steps,
         'equal_iterations': plan.equal_iterations})
     work = [(data, arm, seeds) for data in plan.data for arm in plan.arms
@@ -138,7 +140,7 @@ def main(values: flags.FlagValues) -> None:
             budgets[data] = plan.steps * flops(REFERENCE, plan.setting, mixture)
         fresh = train(plan, data, arm, seeds, budgets[data])
         rows += fresh
-        table.write(plan.folder / 'modes.csv', rows)
+        kept_table.write_table(file, Row, rows, digits=4)
         each = (time.perf_counter() - began) / (number + 1)
         print(f'{number + 1}/{len(work)} {data} {line(fresh)}, '
               f'{each * (len(work) - number - 1) / 60:.0f} min left', flush=True)

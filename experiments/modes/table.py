@@ -1,15 +1,11 @@
-"""The table: a row for each arm, seed and moment; kept in a file that grows."""
+"""The table: a row for each arm, seed and moment."""
 
-import csv
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.harness.errors import SettingError
-from experiments.harness.report.csv_file import write_csv
 from experiments.modes import variance
 from experiments.modes.arms import Arm
 
@@ -54,44 +50,6 @@ class Row(NamedTuple):
     def arm(self) -> Arm:
         """Whose it is."""
         return Arm(self.loss, self.penalty, self.packing, self.order)
-
-
-def open_folder(folder: Path, settings: dict[str, Any]) -> list[Row]:
-    """Read the rows that a folder has, or make it.
-
-    Args:
-      folder: of the table.
-      settings: with which rows are made; those of a folder are of one setting.
-
-    Raises:
-      SettingError: the folder's rows are of other settings.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    record, table = folder / 'settings.json', folder / 'modes.csv'
-    if record.exists():
-        before = json.loads(record.read_text())
-        changed = [f'{name} is {settings.get(name)} and was {value}'
-                   for name, value in before.items() if settings.get(name) != value]
-        if changed:
-            raise SettingError(f'the rows in {folder} are of other settings: '
-                               f'{", ".join(changed)}; give another --out_dir.')
-    record.write_text(json.dumps(settings, indent=1) + '\n')
-    return read(table) if table.exists() else []
-
-
-def read(file: Path) -> list[Row]:
-    """Read a table."""
-    kinds = Row.__annotations__
-    with open(file, newline='') as stream:
-        return [Row(**{name: kinds[name](value) for name, value in line.items()})
-                for line in csv.DictReader(stream)]
-
-
-def write(file: Path, rows: Iterable[Row]) -> None:
-    """Write a table in place of the one that is there, all of it or nothing."""
-    writing = file.with_suffix('.part')
-    write_csv(writing, Row._fields, rows, digits=4)
-    writing.replace(file)
 
 
 def missing_seeds(rows: Sequence[Row], data: str, arm: Arm, seeds: Iterable[int]

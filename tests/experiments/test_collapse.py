@@ -47,9 +47,16 @@ def test_the_command_writes_a_row_for_each_arm(tmp_path):
         collapse.main(cli.parse(collapse.define_flags, [
             '--sentences=200', '--epochs=2', '--seeds=1', '--nll_samples=5',
             '--hidden=8', '--max_inner=10', f'--out_dir={tmp_path}']))
+        before = (tmp_path / 'collapse.csv').read_text()
+        collapse.main(cli.parse(collapse.define_flags, [
+            '--sentences=200', '--epochs=2', '--seeds=1', '--nll_samples=5',
+            '--hidden=8', '--max_inner=10', f'--out_dir={tmp_path}']))
+    assert (tmp_path / 'collapse.csv').read_text() == before
     with open(tmp_path / 'collapse.csv') as stream:
         rows = {row['arm']: row for row in csv.DictReader(stream)}
     assert list(rows) == list(collapse.ARMS)
     assert len({row['decoder_steps'] for row in rows.values()}) == 1
     assert float(rows['joint']['relative_flops']) == 1
+    assert all(len(row['watched'].split()) == 2 for row in rows.values())
+    assert (tmp_path / 'collapse.png').stat().st_size > 1000
     assert float(rows['early']['relative_flops']) > 1

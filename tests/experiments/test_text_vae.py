@@ -34,10 +34,14 @@ def test_the_nll_of_a_name_is_that_of_its_letters_and_its_end(key):
 @pytest.mark.slow
 def test_the_command_writes_a_row_and_names_for_each_arm(tmp_path, monkeypatch):
     monkeypatch.setattr(text_vae, 'names', lambda data_dir: DATA)
+    arguments = ['--hidden=4', '--epochs=1', '--batch_size=2', '--nll_samples=3',
+                 f'--out_dir={tmp_path}', '--arms=lm']
     with jax.enable_x64(False), jax.numpy_rank_promotion('allow'):
-        text_vae.main(cli.parse(text_vae.define_flags, [
-            '--arms=lm', '--arms=joint', '--hidden=4', '--epochs=1', '--batch_size=2',
-            '--nll_samples=3', f'--out_dir={tmp_path}']))
+        text_vae.main(cli.parse(text_vae.define_flags, arguments))
+        before = (tmp_path / 'text_vae.csv').read_text()
+        text_vae.main(cli.parse(text_vae.define_flags, [*arguments, '--arms=joint']))
+    # It goes on where it was.
+    assert (tmp_path / 'text_vae.csv').read_text().startswith(before)
     with open(tmp_path / 'text_vae.csv') as stream:
         rows = {row['arm']: row for row in csv.DictReader(stream)}
     assert set(rows) == {'lm', 'joint'} and float(rows['lm']['kl']) == 0
