@@ -48,7 +48,7 @@ from cdgm.data import synthetic_text
 from cdgm.data.synthetic_text import (
     Generator, draw_latents, draw_sentences, log_likelihood)
 from cdgm.selection import SelectedDescentState
-from experiments.harness import cli
+from experiments.harness import cli, training_flags
 from experiments.harness.report import figures
 from experiments.harness.report.kept_table import open_table, write_table
 from experiments.harness.train.flops import flops_of_program
@@ -69,10 +69,22 @@ class Setting(NamedTuple):
     early_epochs: int
     max_inner: int
     window: int
+    cosine: bool
+
+
+class Pace(NamedTuple):
+    """beta and Adam's rate at every decoder step, float32[...] each."""
+
+    beta: Any
+    rate: Any
+
+    def at(self, index) -> 'Pace':
+        """Those of one epoch, or of one step."""
+        return Pace(self.beta[index], self.rate[index])
 
 
 class Programs(NamedTuple):
-    """One epoch of each kind: (state, sentences, key, betas) -> (state, steps).
+    """One epoch of each kind: (state, sentences, key, pace) -> (state, steps).
 
     Steps are int32[3]: of the encoder alone, of the decoder alone, of both at once.
     """
@@ -119,19 +131,18 @@ def nets(model: models.TextVAE) -> dict[str, Any]:
             'log_likelihood': lambda decoded, x: model.log_likelihood(*decoded, x)}
 
 
-def blocks(model: models.TextVAE, setting: Setting, beta, free_bits: float | None
-           ) -> cdgm.Descent:
+def blocks(model: models.TextVAE, pace: Pace, free_bits: float | None) -> cdgm.Descent:
     """Encoder and decoder, which share -ELBO, each clipped by its own norm."""
-    loss = partial(losses.neg_elbo, **nets(model), beta=beta, free_bits=free_bits)
-    tx = optax.chain(optax.clip_by_global_norm(5.), optax.adam(setting.learning_rate))
+    loss = partial(losses.neg_elbo, **nets(model), beta=pace.beta, free_bits=free_bits)
+    tx = optax.chain(optax.clip_by_global_norm(5.), optax.adam(pace.rate))
     return cdgm.block_descent({
         name: cdgm.Block(name, loss, tx) for name in ('encoder', 'decoder')})
 
 
 def programs(model: models.TextVAE, setting: Setting, free_bits: float | None
              ) -> Programs:
-    """Compile-once programs of an epoch; `betas` has one for each decoder step."""
-    descent = partial(blocks, model, setting, free_bits=free_bits)
+    """Compile-once programs of an epoch; `pace` has one for each decoder step."""
+    descent = partial(blocks, model, free_bits=free_bits)
     rule = cdgm.selection.aggressive(2, inner=0, outer=1, window=setting.window,
                                      max_inner=setting.max_inner)
 
@@ -139,56 +150,59 @@ def programs(model: models.TextVAE, setting: Setting, free_bits: float | None
         return pick(sentences, jax.random.randint(
             key, (setting.batch_size,), 0, count(sentences)))
 
-    def joint(state, sentences, key, betas):
+    def joint(state, sentences, key, pace):
         order = jax.random.permutation(key, count(sentences))
 
         def body(state, index):
             rows = jax.lax.dynamic_slice_in_dim(order, index * setting.batch_size,
                                                 setting.batch_size)
-            return descent(betas[index]).simultaneous(
+            return descent(pace.at(index)).simultaneous(
                 state, pick(sentences, rows),
                 jax.random.fold_in(key, index))[0], None
 
-        state, _ = jax.lax.scan(body, state, jnp.arange(len(betas)))
-        return state, jnp.array([0, 0, len(betas)])
+        state, _ = jax.lax.scan(body, state, jnp.arange(len(pace.beta)))
+        return state, jnp.array([0, 0, len(pace.beta)])
 
-    def early(state, sentences, key, betas):
+    def early(state, sentences, key, pace):
         order = ('encoder',) * setting.ratio + ('decoder',)
 
         def body(state, index):
             keys = jax.random.split(jax.random.fold_in(key, index), len(order))
             batches = jax.vmap(partial(minibatch, sentences))(keys)
-            return descent(betas[index]).cycle(state, batches, keys, order,
+            return descent(pace.at(index)).cycle(state, batches, keys, order,
                                                stacked=True)[0], None
 
-        state, _ = jax.lax.scan(body, state, jnp.arange(len(betas)))
-        return state, jnp.array([setting.ratio * len(betas), len(betas), 0])
+        state, _ = jax.lax.scan(body, state, jnp.arange(len(pace.beta)))
+        return state, jnp.array([setting.ratio * len(pace.beta), len(pace.beta), 0])
 
-    def aggressive(state, sentences, key, betas, signal):
+    def aggressive(state, sentences, key, pace, signal):
         """Steps by the rule until the decoder has had an epoch's; it hears at once."""
         def body(carry):
             state, steps = carry
             step_key = jax.random.fold_in(key, steps.sum())
-            driven = cdgm.drive(descent(betas[steps[1]]), rule)
+            driven = cdgm.drive(descent(pace.at(steps[1])), rule)
             state, info = driven.step(
                 state, minibatch(sentences, step_key), step_key,
                 signal=jnp.where(steps.sum() == 0, signal, jnp.nan))
             return state, steps + jax.nn.one_hot(info.block, 3, dtype=steps.dtype)
 
-        return jax.lax.while_loop(lambda carry: carry[1][1] < len(betas), body,
+        return jax.lax.while_loop(lambda carry: carry[1][1] < len(pace.beta), body,
                                   (state, jnp.zeros(3, jnp.int32)))
 
     return Programs(jax.jit(joint), jax.jit(early), jax.jit(aggressive))
 
 
-def betas_of(setting: Setting, arm: str, steps: int) -> np.ndarray:
-    """beta at every decoder step, float32[epochs, steps]."""
-    ones = np.ones(setting.epochs * steps, np.float32)
+def pace_of(setting: Setting, arm: str, steps: int) -> Pace:
+    """The pace of a training, float32[epochs, steps] each."""
+    count = np.arange(setting.epochs * steps, dtype=np.float32)
+    beta, rate = np.ones_like(count), np.full_like(count, setting.learning_rate)
     if 'anneal' in arm:
         length = max(round(setting.warm_up * steps), 1)
         ramp = np.linspace(setting.beta_start, 1, length)
-        ones[:len(ramp)] = ramp[:len(ones)]
-    return ones.reshape(setting.epochs, steps)
+        beta[:len(ramp)] = ramp[:len(beta)]
+    if setting.cosine:
+        rate *= (1 + np.cos(np.pi * count / len(count))) / 2
+    return Pace(*(each.reshape(setting.epochs, steps) for each in (beta, rate)))
 
 
 def train(arm: str, ours: Programs, model: models.TextVAE, setting: Setting,
@@ -196,8 +210,8 @@ def train(arm: str, ours: Programs, model: models.TextVAE, setting: Setting,
     """Train one arm; gives (params, steps as in `Programs`, MI each epoch)."""
     key = jax.random.key(seed)
     steps = count(sentences) // setting.batch_size
-    betas = betas_of(setting, arm, steps)
-    state = blocks(model, setting, 1., None).init(model.init(key))
+    pace = pace_of(setting, arm, steps)
+    state = blocks(model, pace.at((0, 0)), None).init(model.init(key))
     rule = cdgm.selection.aggressive(2, inner=0, outer=1, window=setting.window,
                                      max_inner=setting.max_inner).init()
     taken, watched = np.zeros(3, int), [float('nan')]
@@ -211,7 +225,7 @@ def train(arm: str, ours: Programs, model: models.TextVAE, setting: Setting,
     lively = 'aggressive' in arm
     for epoch in range(setting.epochs):
         epoch_key = jax.random.fold_in(key, epoch)
-        given = sentences, epoch_key, jnp.asarray(betas[epoch])
+        given = sentences, epoch_key, jax.tree.map(jnp.asarray, pace.at(epoch))
         if lively and len(watched) > 2 and watched[-1] < max(watched[1:-1]):
             lively = False  # what the rule decides too, on hearing the last signal
         if lively:
@@ -228,7 +242,7 @@ def train(arm: str, ours: Programs, model: models.TextVAE, setting: Setting,
 
 def step_costs(model: models.TextVAE, setting: Setting, sentences) -> dict[str, float]:
     """FLOPs of a step of each kind."""
-    descent = blocks(model, setting, 1., None)
+    descent = blocks(model, Pace(1., setting.learning_rate), None)
     state = jax.eval_shape(lambda key: descent.init(model.init(key)), jax.random.key(0))
     given = (state, pick(sentences, slice(setting.batch_size)), jax.random.key(0))
     return {'joint': flops_of_program(descent.simultaneous, *given),
@@ -283,6 +297,7 @@ def define_setting_flags(values: flags.FlagValues, **defaults: float) -> None:
             ('warm_up', 6., 'Epochs of anneal.'), ('beta_start', 0.1, 'Of anneal.'),
             ('free_bits', defaults['free_bits'], 'Nats a dimension, of free_bits.')):
         flags.DEFINE_float(name, number, what, lower_bound=0., **own)
+    training_flags.define_cosine(values, default=False)
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -65,9 +65,11 @@ def train_language_model(model: models.TextVAE, setting: collapse.Setting, words
         nothing = jnp.zeros((collapse.count(batch), 0))
         return -jnp.mean(model.log_likelihood(params, nothing, batch)), None
 
-    tx = optax.chain(optax.clip_by_global_norm(5.), optax.adam(setting.learning_rate))
-    descent = cdgm.block_descent({'decoder': cdgm.Block('', loss, tx)})
     steps = collapse.count(words) // setting.batch_size
+    rate = collapse.pace_of(setting, 'lm', steps).rate.ravel()
+    tx = optax.chain(optax.clip_by_global_norm(5.), optax.adam(
+        lambda count: jnp.asarray(rate)[count]))
+    descent = cdgm.block_descent({'decoder': cdgm.Block('', loss, tx)})
 
     @jax.jit
     def epoch(state, words, key):

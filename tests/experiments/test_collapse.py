@@ -3,6 +3,7 @@ import csv
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cdgm import models
@@ -12,14 +13,22 @@ from experiments.harness import cli
 
 SETTING = collapse.Setting(epochs=3, batch_size=4, learning_rate=1e-2, warm_up=1.5,
                            beta_start=0.1, free_bits=0.5, ratio=3, early_epochs=1,
-                           max_inner=4, window=2)
+                           max_inner=4, window=2, cosine=False)
 
 
 def test_beta_rises_over_the_warm_up_alone():
-    betas = collapse.betas_of(SETTING, 'anneal', steps=4)
-    np.testing.assert_allclose(betas.ravel()[:6], np.linspace(0.1, 1, 6), rtol=1e-6)
-    assert (betas.ravel()[6:] == 1).all() and betas.shape == (3, 4)
-    assert (collapse.betas_of(SETTING, 'joint', 4) == 1).all()
+    beta, rate = collapse.pace_of(SETTING, 'anneal', steps=4)
+    np.testing.assert_allclose(beta.ravel()[:6], np.linspace(0.1, 1, 6), rtol=1e-6)
+    assert (beta.ravel()[6:] == 1).all() and beta.shape == (3, 4)
+    assert (collapse.pace_of(SETTING, 'joint', 4).beta == 1).all()
+    np.testing.assert_allclose(rate, 1e-2)
+
+
+def test_the_rate_falls_to_zero_over_the_training():
+    schedule = optax.cosine_decay_schedule(1e-2, 12)
+    rate = collapse.pace_of(SETTING._replace(cosine=True), 'joint', steps=4).rate
+    np.testing.assert_allclose(rate.ravel(), [schedule(n) for n in range(12)],
+                               rtol=1e-5)
 
 
 @pytest.mark.thorough
@@ -27,8 +36,8 @@ def test_epochs_take_as_many_decoder_steps_whatever_the_encoder_does(key):
     with jax.enable_x64(False):  # as people run it
         model = models.text_vae(6, 3, latent_size=2, hidden=3, embedding=2)
         ours = collapse.programs(model, SETTING, None)
-        state = collapse.blocks(model, SETTING, 1., None).init(model.init(key))
-        given = jnp.arange(60).reshape(20, 3) % 6, key, jnp.ones(5)
+        state = collapse.blocks(model, collapse.Pace(1., 1e-2), None).init(model.init(key))
+        given = jnp.arange(60).reshape(20, 3) % 6, key, collapse.Pace(jnp.ones(5), jnp.full(5, 1e-2))
         _, steps = ours.joint(state, *given)
         assert steps.tolist() == [0, 0, 5]
         _, steps = ours.early(state, *given)
