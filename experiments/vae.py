@@ -6,6 +6,7 @@
     ./launch.sh vae --dataset=binarized_mnist --hidden=500 --epochs=10
     ./launch.sh vae --likelihood=learned_gaussian     # grey images, one learned sigma
     ./launch.sh vae --likelihood=learned_gaussian --order=sigma,decoder,encoder
+    ./launch.sh vae --likelihood=learned_gaussian --order=rest*10,sigma --fresh_minibatches
     ./launch.sh vae --net=conv --hidden=16 --hidden=32 --free_bits=0.1
     ./launch.sh vae --net=pixel --hidden=16 --order=joint --final_samples=100
     ./launch.sh vae --objective=split                 # why not: see docs/objectives.md
@@ -16,7 +17,8 @@ and the encoder meets the new decoder; the encoder's forward pass serves both.
 
 Under a Gaussian likelihood an order may also name sigma, the likelihood's one scale,
 and last_layer, the decoder's: blocks of their own then, which move to their exact
-minimum over the minibatches that have been, see `cdgm.moves.least_squares`.
+minimum over the minibatches that have been, see `cdgm.moves.least_squares`. `rest` is
+encoder and decoder at once, but for these.
 """
 
 from functools import partial

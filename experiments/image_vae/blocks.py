@@ -1,10 +1,12 @@
 """The blocks of an image VAE: what each descends, and how it moves.
 
-Encoder and decoder move by Adam. Under a Gaussian likelihood an order may also name
-sigma, the likelihood's one scale, and last_layer, the decoder's: blocks of their own
-then, which move to their exact minimum over the minibatches that have been.
+Encoder and decoder move by Adam, in turn or, as the block `rest`, at once. Under a
+Gaussian likelihood an order may also name sigma, the likelihood's one scale, and
+last_layer, the decoder's: blocks of their own then, which move to their exact minimum
+over the minibatches that have been.
 """
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +24,7 @@ from experiments.harness.errors import SettingError
 from experiments.image_vae.nets import LEARNED, mean_pixels
 
 BLOCKS = ('encoder', 'decoder')
+REST = 'rest'  # both of them at once, but for what is exact
 EXACT = ('sigma', 'last_layer')  # what an order may name beside them
 _LEAVES = {'sigma': 'decoder/log_scale', 'last_layer': 'decoder/logits'}
 _DECAY, _RIDGE = 0.9, 1e-4
@@ -48,18 +51,20 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def read_order(values: flags.FlagValues) -> training_flags.UpdatePlan:
     """Read how the blocks take turns."""
-    return training_flags.read_order(values, BLOCKS, exact=EXACT)
+    at_once = re.search(rf'\b{REST}\b', values.order)
+    return training_flags.read_order(values, (REST,) if at_once else BLOCKS,
+                                     exact=EXACT)
 
 
 def objectives(values: flags.FlagValues, model: models.VAE, elbo
                ) -> dict[str, cdgm.LossFn]:
     """Block -> its loss; one loss, not two alike: blocks that share it share work."""
     if values.objective in (None, 'elbo'):
-        return dict.fromkeys(BLOCKS, elbo)
-    if values.order == 'joint':
+        return dict.fromkeys((*BLOCKS, REST), elbo)
+    if values.order == 'joint' or REST in values.order:
         raise SettingError(f'--objective={values.objective} gives each block a loss of '
-                           'its own, and --order=joint has one block; name blocks, or '
-                           'simultaneous.')
+                           f'its own, and in --order={values.order} one block has both; '
+                           'name encoder and decoder, or simultaneous.')
     if values.objective == 'split':
         return {'encoder': partial(losses.posterior_kl, encode=model.encode),
                 'decoder': elbo}
@@ -127,13 +132,14 @@ def descent(values: flags.FlagValues, order: training_flags.UpdatePlan,
     taken = [_LEAVES[name] for name in exact]
     return cdgm.block_descent({
         **{name: cdgm.Block(partial(_is_of, name, taken), objective[name], adam(name))
-           for name in BLOCKS},
+           for name in order.blocks if name not in exact},
         **{name: cdgm.Block(_LEAVES[name], *each) for name, each in exact.items()}})
 
 
 def _is_of(block: str, taken: Sequence[str], path: str) -> bool:
-    """Whether a leaf is of the encoder or decoder, and of no block of its own."""
-    return path.startswith(f'{block}/') and not path.startswith(tuple(taken))
+    """Whether a leaf is of the encoder, the decoder or both, and of no exact block."""
+    return path.startswith(f'{block}/' if block in BLOCKS else '') and (
+        not path.startswith(tuple(taken)))
 
 
 def check(values: flags.FlagValues, order: training_flags.UpdatePlan) -> None:

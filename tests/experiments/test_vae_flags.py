@@ -63,6 +63,25 @@ def test_sigma_and_the_last_layer_move_to_their_minimum():
                                'Dense_0': {'kernel': False, 'bias': False}}
 
 
+def test_the_rest_is_all_that_is_not_exact():
+    ours = task('--hidden=8', '--likelihood=learned_gaussian', '--order=rest*3,sigma')
+    assert ours.order.updates == ('rest',) * 3 + ('sigma',)
+    descent = ours.descent({'rates': {'rest': 1e-3}, 'beta': 1.})
+    assert list(descent.blocks) == ['rest', 'sigma']
+    start = descent.init(ours.init(jax.random.key(0)))
+    batch, key = jnp.asarray(ours.examples[:8]), jax.random.key(1)
+    moved, _ = descent.step(start, batch, key, 'rest')
+    same = jax.tree.map(lambda a, b: bool(np.all(a == b)), start.params, moved.params)
+    assert [path for path, leaf in jax.tree.leaves_with_path(same) if leaf] == [
+        (jax.tree_util.DictKey('decoder'), jax.tree_util.DictKey('log_scale'))]
+    # One step of it is a step of joint training, whose sigma stays.
+    joint = task('--hidden=8', '--likelihood=learned_gaussian', '--order=joint'
+                 ).descent({'rates': {'joint': 1e-3}, 'beta': 1.})
+    other, _ = joint.step(joint.init(start.params), batch, key, 'joint')
+    np.testing.assert_array_equal(moved.params['encoder']['mean']['kernel'],
+                                  other.params['encoder']['mean']['kernel'])
+
+
 def test_sigma_has_a_rate_of_its_own():
     ours = task('--hidden=8', '--likelihood=learned_gaussian', '--order=joint',
                 '--sigma_rate=0.1', '--sigma=0.5')
@@ -83,6 +102,7 @@ def test_sigma_has_a_rate_of_its_own():
      '--net=mlp'),
     (['--order=sigma,decoder,encoder', '--likelihood=learned_gaussian',
       '--objective=split'], 'leave sigma and last_layer out'),
+    (['--order=rest,encoder'], 'unknown block .encoder.; there are rest, sigma'),
     (['--likelihood=gaussian', '--sigma_rate=0.1'], 'moves by its gradient')])
 def test_exact_blocks_that_cannot_be_are_one_line(arguments, words):
     with pytest.raises(SettingError, match=words):
@@ -135,7 +155,8 @@ def test_each_objective_gives_the_encoder_its_own_loss():
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (('--objective=split', '--order=joint'), 'one block; name blocks'),
+    (('--objective=split', '--order=joint'), 'one block has both'),
+    (('--objective=split', '--order=rest'), 'one block has both'),
     (('--objective=wake_sleep', '--likelihood=gaussian'), 'black and white'),
     (('--net=pixel', '--likelihood=gaussian'), 'black and white'),
     (('--net=pixel', '--objective=wake_sleep'), 'draws one at a time'),
