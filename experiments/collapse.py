@@ -169,8 +169,8 @@ def programs(model: models.TextVAE, setting: Setting, free_bits: float | None
         def body(state, index):
             keys = jax.random.split(jax.random.fold_in(key, index), len(order))
             batches = jax.vmap(partial(minibatch, sentences))(keys)
-            return descent(pace.at(index)).cycle(state, batches, keys, order,
-                                               stacked=True)[0], None
+            return descent(pace.at(index)).cycle(
+                state, batches, keys, order, stacked=True)[0], None
 
         state, _ = jax.lax.scan(body, state, jnp.arange(len(pace.beta)))
         return state, jnp.array([setting.ratio * len(pace.beta), len(pace.beta), 0])

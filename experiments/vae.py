@@ -6,7 +6,7 @@
     ./launch.sh vae --dataset=binarized_mnist --hidden=500 --epochs=10
     ./launch.sh vae --likelihood=learned_gaussian     # grey images, one learned sigma
     ./launch.sh vae --likelihood=learned_gaussian --order=sigma,decoder,encoder
-    ./launch.sh vae --likelihood=learned_gaussian --order=sigma,rest*10 --fresh_minibatches
+    ./launch.sh vae --likelihood=learned_gaussian --order=sigma,rest*10
     ./launch.sh vae --net=conv --hidden=16 --hidden=32 --free_bits=0.1
     ./launch.sh vae --net=pixel --hidden=16 --order=joint --final_samples=100
     ./launch.sh vae --objective=split                 # why not: see docs/objectives.md

@@ -33,7 +33,8 @@ def evaluate_vae(
         dimensions: int | None = None, num_samples: int = 5000, chunk_size: int = 500,
         batch_size: int = 100, refined: int = 100,
         refinement: Refinement = Refinement(), gap: bool = True,
-        betas: Sequence[float] = (), progress: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
+        betas: Sequence[float] = (),
+        progress: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
     """Evaluate a model with one layer of latents.
 
     Args:

@@ -140,8 +140,8 @@ def pixel_vae(image_shape: Sequence[int], latent_size: int = 20,
 
     >>> model = pixel_vae((6, 7, 1), latent_size=2, channels=(3,), features=4)
     >>> params = jax.eval_shape(model.init, jax.random.key(0))
-    >>> draw = jax.eval_shape(model.sample, params, jnp.zeros((5, 2)), jax.random.key(1))
-    >>> draw.shape
+    >>> latent, key = jnp.zeros((5, 2)), jax.random.key(1)
+    >>> jax.eval_shape(model.sample, params, latent, key).shape
     (5, 6, 7, 1)
     """
     if len(image_shape) != 3 or image_shape[-1] != 1 or not channels:
@@ -166,8 +166,8 @@ def pixel_vae(image_shape: Sequence[int], latent_size: int = 20,
         return encoder.apply({'params': params['encoder']}, x)
 
     def decode(params, latent):
-        features = decoder.apply({'params': params['decoder']}, latent,
-                                 method=Decoder.features_of)
+        features: Any = decoder.apply({'params': params['decoder']}, latent,
+                                      method=Decoder.features_of)
         return Decoded(params['decoder'], features)
 
     def logits(decoded, x):
@@ -185,6 +185,7 @@ def pixel_vae(image_shape: Sequence[int], latent_size: int = 20,
 
         places = jnp.arange(height * width)
         blank = jnp.zeros((len(latent), *image_shape), latent.dtype)
-        return jax.lax.scan(draw, blank, (places, jax.random.split(key, len(places))))[0]
+        keys = jax.random.split(key, len(places))
+        return jax.lax.scan(draw, blank, (places, keys))[0]
 
     return PixelVAE(init, encode, decode, logits, sample, latent_size)

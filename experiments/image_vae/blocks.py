@@ -16,12 +16,12 @@ import optax
 from absl import flags
 
 import cdgm
-from cdgm import losses, models
+from cdgm import losses
 from cdgm.moves import (
     LinearFit, layer_inputs, least_squares, log_scale_minimisation)
 from experiments.harness import training_flags
 from experiments.harness.errors import SettingError
-from experiments.image_vae.nets import LEARNED, mean_pixels
+from experiments.image_vae.nets import LEARNED, Model, mean_pixels
 
 BLOCKS = ('encoder', 'decoder')
 REST = 'rest'  # both of them at once, but for what is exact
@@ -56,15 +56,15 @@ def read_order(values: flags.FlagValues) -> training_flags.UpdatePlan:
                                      exact=EXACT)
 
 
-def objectives(values: flags.FlagValues, model: models.VAE, elbo
+def objectives(values: flags.FlagValues, model: Model, elbo
                ) -> dict[str, cdgm.LossFn]:
     """Block -> its loss; one loss, not two alike: blocks that share it share work."""
     if values.objective in (None, 'elbo'):
         return dict.fromkeys((*BLOCKS, REST), elbo)
     if values.order == 'joint' or REST in values.order:
         raise SettingError(f'--objective={values.objective} gives each block a loss of '
-                           f'its own, and in --order={values.order} one block has both; '
-                           'name encoder and decoder, or simultaneous.')
+                           f'its own, and in --order={values.order} one block has '
+                           'both; name encoder and decoder, or simultaneous.')
     if values.objective == 'split':
         return {'encoder': partial(losses.posterior_kl, encode=model.encode),
                 'decoder': elbo}
@@ -77,7 +77,7 @@ def objectives(values: flags.FlagValues, model: models.VAE, elbo
             jax.random.bernoulli(key, jax.nn.sigmoid(logits)).astype(logits.dtype)))}
 
 
-def _fit_of_layer(values: flags.FlagValues, model: models.VAE, elbo):
+def _fit_of_layer(values: flags.FlagValues, model: Model, elbo):
     """The ELBO as a loss of `moves.least_squares`: with what the last layer fits."""
     def loss(params, batch, key):
         value, terms = elbo(params, batch, key)
@@ -96,7 +96,7 @@ def _fit_of_layer(values: flags.FlagValues, model: models.VAE, elbo):
 
 
 def descent(values: flags.FlagValues, order: training_flags.UpdatePlan,
-            model: models.VAE, elbo: cdgm.LossFn, hyper: dict[str, Any], images
+            model: Model, elbo: cdgm.LossFn, hyper: dict[str, Any], images
             ) -> cdgm.Descent:
     """The blocks of the order, with the loss of each and how it moves.
 

@@ -14,6 +14,7 @@ from experiments.harness.errors import SettingError
 SCALED = ('gaussian', 'learned_gaussian', 'logistic')  # likelihoods of grey images
 LEARNED = ('learned_gaussian', 'logistic')  # of them, those that learn their scale
 NETS = ('mlp', 'conv', 'pixel')
+Model = models.VAE | models.PixelVAE
 
 
 class Nets(NamedTuple):
@@ -26,7 +27,7 @@ class Nets(NamedTuple):
         pixels, or where pixels see those before, a draw.
     """
 
-    model: models.VAE | models.PixelVAE
+    model: Model
     log_likelihood: Callable[[Any], Callable[[Any, jax.Array], jax.Array]]
     show: Callable[[Any, jax.Array], jax.Array]
 

@@ -87,8 +87,8 @@ def _map(path: Path, posterior, labels) -> None:
     figure, axes = plt.subplots(figsize=(4, 4))
     for label in [None] if labels is None else np.unique(labels):
         mine = slice(None) if label is None else labels == label
-        axes.scatter(*mean[mine].T, s=4, color=None if label is None else plt.get_cmap(
-            'tab10')(label % 10), label=label)
+        axes.scatter(mean[mine, 0], mean[mine, 1], s=4, label=label,
+                     color=None if label is None else plt.get_cmap('tab10')(label % 10))
     axes.set(xlabel='first dimension', ylabel='second dimension', aspect='equal')
     if labels is not None:
         axes.legend(markerscale=3, loc='center left', bbox_to_anchor=(1, 0.5))

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cdgm import losses, metrics, models
+from cdgm import losses, metrics
+from experiments.image_vae.nets import Model
 
 WATCHED = 1000  # images for the information
 _REFINED = 100  # of them, for the gap
@@ -14,7 +15,7 @@ _REFINEMENT = metrics.Refinement(steps=25, num_samples=2, final_samples=20)
 _LITTLE = 0.1  # nats, below which a KL is none
 
 
-def signals(model: models.VAE, images: jax.Array, key: jax.Array, log_likelihood
+def signals(model: Model, images: jax.Array, key: jax.Array, log_likelihood
             ) -> dict[str, Callable[..., jax.Array]]:
     """The mutual information, and how good the encoder's inference is.
 

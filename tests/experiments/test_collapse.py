@@ -36,8 +36,10 @@ def test_epochs_take_as_many_decoder_steps_whatever_the_encoder_does(key):
     with jax.enable_x64(False):  # as people run it
         model = models.text_vae(6, 3, latent_size=2, hidden=3, embedding=2)
         ours = collapse.programs(model, SETTING, None)
-        state = collapse.blocks(model, collapse.Pace(1., 1e-2), None).init(model.init(key))
-        given = jnp.arange(60).reshape(20, 3) % 6, key, collapse.Pace(jnp.ones(5), jnp.full(5, 1e-2))
+        descent = collapse.blocks(model, collapse.Pace(1., 1e-2), None)
+        state = descent.init(model.init(key))
+        given = (jnp.arange(60).reshape(20, 3) % 6, key,
+                 collapse.Pace(jnp.ones(5), jnp.full(5, 1e-2)))
         _, steps = ours.joint(state, *given)
         assert steps.tolist() == [0, 0, 5]
         _, steps = ours.early(state, *given)

@@ -94,7 +94,8 @@ def test_samples_have_the_probabilities_of_the_model(tiny):
     drawn = np.asarray(jax.jit(model.sample)(
         params, np.tile([[0.5, -1.]], (4000, 1)), jax.random.key(3)))
     assert set(np.unique(drawn)) <= {0., 1.}
-    counts = np.bincount((drawn.reshape(-1, 4) @ [8, 4, 2, 1]).astype(int), minlength=16)
+    numbers = (drawn.reshape(-1, 4) @ [8, 4, 2, 1]).astype(int)
+    counts = np.bincount(numbers, minlength=16)
     expected = 4000 * probabilities(model, params)
     # The seed is fixed; what is rare is counted together.
     rare = expected < 5

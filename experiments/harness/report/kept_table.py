@@ -45,8 +45,9 @@ def open_table(file: Path, kind: type[RowT], settings: Mapping[str, Any]
 def read_table(file: Path, kind: type[RowT]) -> list[RowT]:
     """Read a table."""
     kinds: dict[str, Any] = kind.__annotations__
+    make: Any = kind
     with open(file, newline='') as stream:
-        return [kind(**{name: kinds[name](value) for name, value in line.items()})
+        return [make(**{name: kinds[name](value) for name, value in line.items()})
                 for line in csv.DictReader(stream)]
 
 
