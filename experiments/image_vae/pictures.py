@@ -36,19 +36,29 @@ def draw(folder: Path, nets: Nets, params: Any, images: jax.Array, labels: Any) 
       labels: their classes, int[N], or None.
     """
     some = images[spread(len(images), 32)]
-    for name, drawn in jax.jit(_sheets, static_argnums=0)(nets, params, some).items():
+    few = spread(len(images), 2000)
+    # One program for all of them: each takes longer to compile than to run.
+    look = jax.jit(_look, static_argnums=0)
+    sheets, plane, mean = look(nets, params, some, images[few])
+    for name, drawn in sheets.items():
         figures.grid(folder / f'{name}.png', drawn, _COLUMNS)
-    if nets.model.latent_size == 2:
-        figures.grid(folder / 'manifold.png', jax.jit(_manifold, static_argnums=0)(
-            nets, params), _SIDE)
-        few = spread(len(images), 2000)
-        _map(folder / 'latent_map.png', jax.jit(nets.model.encode)(params, images[few]),
+    if plane is not None:
+        figures.grid(folder / 'manifold.png', plane, _SIDE)
+        _map(folder / 'latent_map.png', np.asarray(mean),
              None if labels is None else np.asarray(labels)[few])
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
     """Indices all over a set, whose images may be sorted by class."""
     return np.linspace(0, count - 1, min(count, wanted)).round().astype(int)
+
+
+def _look(nets: Nets, params: Any, some: jax.Array, many: jax.Array):
+    """Sheets of images and, of a latent plane, the plane and the means on it."""
+    sheets = _sheets(nets, params, some)
+    if nets.model.latent_size != 2:
+        return sheets, None, None
+    return sheets, _manifold(nets, params), nets.model.encode(params, many)[0]
 
 
 def _sheets(nets: Nets, params: Any, images: jax.Array) -> dict[str, jax.Array]:
@@ -81,9 +91,8 @@ def _manifold(nets: Nets, params: Any) -> jax.Array:
     return nets.show(params, jnp.stack([columns, rows], axis=-1).reshape(-1, 2))
 
 
-def _map(path: Path, posterior, labels) -> None:
+def _map(path: Path, mean: np.ndarray, labels) -> None:
     """Draw the posterior means, a colour for each class."""
-    mean = np.asarray(posterior[0])
     figure, axes = plt.subplots(figsize=(4, 4))
     for label in [None] if labels is None else np.unique(labels):
         mine = slice(None) if label is None else labels == label

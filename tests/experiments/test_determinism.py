@@ -134,7 +134,7 @@ def test_a_debugging_switch_of_jax_ends_well_with_the_same_metric(name, tmp_path
         key, value = switch.split('=')
         folder = tmp_path / case
         done = subprocess.run(
-            [sys.executable, '-m', 'experiments.vae', '--hidden=8', '--latent=2',
+            [sys.executable, '-m', 'experiments.vae', '--hidden=8', '--latent=3',
              '--cycles=4', '--evaluations=1', f'--run_dir={folder}'], cwd=ROOT,
             capture_output=True, text=True, env={**os.environ, key: value})
         assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr

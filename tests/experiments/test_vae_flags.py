@@ -11,6 +11,7 @@ from cdgm.data import load
 from experiments import vae
 from experiments.harness import cli
 from experiments.harness.errors import SettingError
+from experiments.harness.runs.run_folder import read_rows
 
 DATA = load('digits')
 TINY = ('--latent=2', '--batch_size=4')
@@ -179,6 +180,8 @@ def test_a_run_can_end_with_an_evaluation_and_the_doctor(run):
                  '--likelihood=gaussian', '--sigma=5', '--final_samples=5')
     text = (folder / 'evaluation.txt').read_text()
     assert (folder / 'rate_distortion.png').exists()
+    assert set(read_rows(folder)[-1]['test']) == {'neg_elbo', 'mutual_information',
+                                                  'active_units'}
     assert 'standardised_error' in text and "scale: the likelihood's scale is off" in (
         text)
 

@@ -103,7 +103,7 @@ def test_data(where, words, folder, monkeypatch, capsys):
 
 def test_divergence(folder, monkeypatch, capsys, cheap_compilation):
     arguments = ['--likelihood=gaussian', '--learning_rate=1e15', '--order=joint',
-                 '--hidden=8', '--latent=2', '--cycles=8', '--run_dir=run']
+                 '--hidden=8', '--latent=3', '--cycles=8', '--run_dir=run']
     with jax.enable_x64(False), cheap_compilation():
         status, line = ends(vae, arguments, monkeypatch, capsys)
     assert status == errors.DIVERGED

@@ -19,7 +19,7 @@ from experiments.harness.runs import atomic, run_folder, status_log
 from experiments.harness.runs.run_folder import BusyError, read_rows
 from experiments.harness.sweep.trial_id import identity
 
-TINY = ('--hidden=4', '--latent=2', '--evaluations=2', '--learning_rate=1e-2',
+TINY = ('--hidden=4', '--latent=3', '--evaluations=2', '--learning_rate=1e-2',
         '--seed=1')
 
 

@@ -13,7 +13,7 @@ from experiments.harness.errors import SettingError
 from experiments.harness.runs import preemption, run_folder, status_log
 
 # As in test_worker.py, which may have compiled it.
-TINY = ('--hidden=4', '--latent=2', '--cycles=4', '--evaluations=2',
+TINY = ('--hidden=4', '--latent=3', '--cycles=4', '--evaluations=2',
         '--learning_rate=1e-2', '--seed=1')
 VERDICT = '{} gave the same parameters and metrics again, bit for bit\n'
 

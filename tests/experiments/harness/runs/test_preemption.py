@@ -138,7 +138,7 @@ def test_the_status_and_the_line(capsys):
     assert error.startswith('preempted at cycle ') and error.count('\n') == 1
 
 
-COMMAND = ('-m', 'experiments.vae', '--hidden=8', '--latent=2', '--cycles=2000',
+COMMAND = ('-m', 'experiments.vae', '--hidden=8', '--latent=3', '--cycles=2000',
            '--evaluations=3', '--seeds=2', '--schedule=bandit',
            '--checkpoint_every=0.2', f'--preempt_latency={LATENCY}')
 

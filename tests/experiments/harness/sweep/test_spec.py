@@ -190,9 +190,9 @@ def test_errors_in_the_file(read, text, words):
     (TABLE.replace('vae', 'vea'), "table 'A': unknown experiment 'vea'; there are "
      f"{', '.join(registry.names())}. Did you mean 'vae'?"),
     (TABLE.replace('neg_elbo', 'negelbo'), "table 'A': unknown metric 'negelbo'; there "
-     "are neg_elbo. Did you mean 'neg_elbo'?"),
+     "are neg_elbo, mutual_information, active_units. Did you mean 'neg_elbo'?"),
     (TABLE + "also = {coverage = 'c'}", "table 'A': unknown metric 'coverage'; there "
-     "are neg_elbo."),
+     "are neg_elbo, mutual_information, active_units."),
     (TABLE + 'also = {neg_elbo = 3}', "table 'A': an entry of also is 3; make it text, "
      "as in 'joint'."),
     (TABLE.replace("'neg_elbo'", '3'), "table 'A': metric is 3; make it text, as in "
@@ -373,9 +373,9 @@ def test_a_folder_without_a_sweep(tmp_path):
 
 NAMES = [
     'audio_gan', 'audio_gan_unlabelled', 'audio_notes', 'audio_vae', 'binarized_mnist',
-    'exact_blocks', 'fine_tuning', 'from_scratch', 'gan_mnist', 'gan_orders',
-    'iwae_sweep', 'quickstart', 'rules', 'smoke', 'stacked_hard', 'stacked_table',
-    'vaegan_mnist', 'vaegan_table']
+    'exact_blocks', 'exact_grey', 'fine_tuning', 'from_scratch', 'gan_mnist',
+    'gan_orders', 'iwae_sweep', 'lagging_pixels', 'quickstart', 'rules', 'smoke',
+    'stacked_hard', 'stacked_table', 'static_mnist', 'vaegan_mnist', 'vaegan_table']
 
 
 @pytest.mark.parametrize('name', NAMES)

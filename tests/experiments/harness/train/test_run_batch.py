@@ -29,13 +29,13 @@ SHORT = '--cycles=8', '--evaluations=2'
 
 # name -> experiment, the flags that three runs share, and those of each.
 CASES = {
-    'in order': ('vae', ('--hidden=8', '--latent=2', '--likelihood=gaussian'), (
+    'in order': ('vae', ('--hidden=8', '--latent=3', '--likelihood=gaussian'), (
         ('--seed=0', '--learning_rate=1e-3'),
         ('--seed=7', '--learning_rate=3e-3', '--beta=2', '--sigma=0.5'),
         ('--seed=0', '--learning_rate=decoder=1e-2,encoder=1e-3'))),
-    'fresh minibatches': ('vae', ('--hidden=8', '--latent=2', '--fresh_minibatches'), (
+    'fresh minibatches': ('vae', ('--hidden=8', '--latent=3', '--fresh_minibatches'), (
         ('--seed=0',), ('--seed=1', '--learning_rate=1e-2'), ('--beta=0',))),
-    'gan': ('gan', ('--widths=4', '--channels=2', '--latent=2', '--seeds=2', '--r1=0',
+    'gan': ('gan', ('--widths=4', '--channels=2', '--latent=3', '--seeds=2', '--r1=0',
                     '--order=simultaneous'), (
         ('--seed=0',), ('--seed=1',), ('--learning_rate=1e-3',)))}
 
