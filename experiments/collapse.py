@@ -201,7 +201,7 @@ def pace_of(setting: Setting, arm: str, steps: int) -> Pace:
         ramp = np.linspace(setting.beta_start, 1, length)
         beta[:len(ramp)] = ramp[:len(beta)]
     if setting.cosine:
-        rate *= (1 + np.cos(np.pi * count / len(count))) / 2
+        rate *= optax.cosine_decay_schedule(1., len(count))(count)
     return Pace(*(each.reshape(setting.epochs, steps) for each in (beta, rate)))
 
 

@@ -168,11 +168,12 @@ def final_report(values: flags.FlagValues, net: models.HierarchicalVAE,
     sizes: dict[str, Any] = {'num_samples': values.final_samples,
                              'chunk_size': min(values.final_samples, 250)}
     if len(net.encode) == 1:
+        vamp = values.prior == 'vamp'
         return metrics.evaluate_vae(
             params, images, jax.random.key(1), encode=net.encode[0], decode=net.decode,
             log_likelihood=model.log_likelihood, progress=say, **sizes,
-            **({'log_prior': model.log_prior} if values.prior == 'vamp' else
-               {'betas': BETAS, 'refinement': REFINEMENT}))
+            log_prior=model.log_prior if vamp else None, betas=() if vamp else BETAS,
+            refinement=REFINEMENT)
     nll = metrics.mean_and_error(metrics.importance_nll(
         params, images, jax.random.key(1), log_weight=partial(log_weight, model),
         batch_size=100, progress=partial(say, 'nll'), **sizes))

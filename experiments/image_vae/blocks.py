@@ -51,9 +51,13 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def read_order(values: flags.FlagValues) -> training_flags.UpdatePlan:
     """Read how the blocks take turns."""
-    at_once = re.search(rf'\b{REST}\b', values.order)
-    return training_flags.read_order(values, (REST,) if at_once else BLOCKS,
+    return training_flags.read_order(values, (REST,) if _names_rest(values) else BLOCKS,
                                      exact=EXACT)
+
+
+def _names_rest(values: flags.FlagValues) -> bool:
+    """Whether the order moves encoder and decoder at once, as one block."""
+    return re.search(rf'\b{REST}\b', values.order) is not None
 
 
 def objectives(values: flags.FlagValues, model: Model, elbo
@@ -61,7 +65,7 @@ def objectives(values: flags.FlagValues, model: Model, elbo
     """Block -> its loss; one loss, not two alike: blocks that share it share work."""
     if values.objective in (None, 'elbo'):
         return dict.fromkeys((*BLOCKS, REST), elbo)
-    if values.order == 'joint' or REST in values.order:
+    if values.order == 'joint' or _names_rest(values):
         raise SettingError(f'--objective={values.objective} gives each block a loss of '
                            f'its own, and in --order={values.order} one block has '
                            'both; name encoder and decoder, or simultaneous.')

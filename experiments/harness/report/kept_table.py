@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from experiments.harness.errors import SettingError
 from experiments.harness.report.csv_file import write_csv
+from experiments.harness.runs import atomic
 
 RowT = TypeVar('RowT', bound=NamedTuple)
 
@@ -38,7 +39,8 @@ def open_table(file: Path, kind: type[RowT], settings: Mapping[str, Any]
         if changed:
             raise SettingError(f'the rows in {file.parent} are of other settings: '
                                f'{", ".join(changed)}; give another --out_dir.')
-    record.write_text(json.dumps(settings, indent=1) + '\n')
+    with atomic.atomic_write(record) as stream:
+        stream.write(json.dumps(settings, indent=1) + '\n')
     return read_table(file, kind) if file.exists() else []
 
 
@@ -61,6 +63,4 @@ def write_table(file: Path, kind: type[RowT], rows: Iterable[RowT], digits: int 
       rows: all of them.
       digits: significant ones of a float.
     """
-    writing = file.with_suffix('.part')
-    write_csv(writing, kind._fields, rows, digits)
-    writing.replace(file)
+    write_csv(file, kind._fields, rows, digits)
