@@ -15,7 +15,7 @@ ARTIFACTS = {'evaluation.txt': 'At the end, on the test images',
              'rate_distortion.png': 'The rate that each distortion takes, by the best '
                                     'posterior of each image'}
 BETAS = (0.25, 0.5, 1., 2., 4.)  # of the curve
-# A quarter of the samples: six descents an image, and the gap is 2 % less.
+# A quarter of the samples of a step, for each image is descended six times.
 REFINEMENT = Refinement(num_samples=2)
 
 
