@@ -297,6 +297,9 @@ def define_setting_flags(values: flags.FlagValues, **defaults: float) -> None:
             ('warm_up', 6., 'Epochs of anneal.'), ('beta_start', 0.1, 'Of anneal.'),
             ('free_bits', defaults['free_bits'], 'Nats a dimension, of free_bits.')):
         flags.DEFINE_float(name, number, what, lower_bound=0., **own)
+    flags.DEFINE_boolean('skip', bool(defaults['skip']),
+                         'z enters the logits, too, not the decoder\'s state alone.',
+                         **own)
     training_flags.define_cosine(values, default=False)
 
 
@@ -310,7 +313,7 @@ def define_flags(values: flags.FlagValues) -> None:
                          lower_bound=1, **own)
     define_setting_flags(values, hidden=50, latent=2, epochs=15, batch_size=64,
                          early_epochs=1, seeds=5, nll_samples=500, learning_rate=2e-3,
-                         free_bits=0.5)
+                         free_bits=0.5, skip=False)
     flags.DEFINE_integer('seed', 0, 'The first; the data have seed 0.', **own)
     flags.DEFINE_string('out_dir', 'runs/collapse', 'Folder of table and figure.',
                         **own)
@@ -326,7 +329,7 @@ def main(values: flags.FlagValues) -> None:
     settings: dict[str, Any] = {name: values[name].value for name in Setting._fields}
     setting = Setting(**settings)
     model = models.text_vae(1000, train_set.shape[1], values.latent, values.hidden,
-                            values.hidden)
+                            values.hidden, skip=values.skip)
     costs = step_costs(model, setting, train_set)
     file = Path(values.out_dir) / 'collapse.csv'
     rows = open_table(file, Row, made_with(values, 'sentences', 'test_sentences'))
@@ -352,7 +355,7 @@ def main(values: flags.FlagValues) -> None:
 def made_with(values: flags.FlagValues, *names: str) -> dict[str, Any]:
     """The settings of a table's rows: those of every study of these arms, and more."""
     return {name: values[name].value for name in (
-        *Setting._fields, 'hidden', 'latent', 'nll_samples', *names)}
+        *Setting._fields, 'hidden', 'latent', 'skip', 'nll_samples', *names)}
 
 
 def missing(values: flags.FlagValues, rows: Sequence[Any]) -> list[tuple[str, int]]:

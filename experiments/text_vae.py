@@ -161,7 +161,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer('embedding', 32, 'Of a letter.', lower_bound=1, **own)
     collapse.define_setting_flags(
         values, hidden=128, latent=16, epochs=12, batch_size=128, early_epochs=2,
-        seeds=1, nll_samples=100, learning_rate=3e-3, free_bits=0.25)
+        seeds=1, nll_samples=100, learning_rate=3e-3, free_bits=0.25, skip=True)
     flags.DEFINE_integer('seed', 0, 'The first.', **own)
     flags.DEFINE_string('out_dir', 'runs/text_vae', 'Folder of table and names.', **own)
 
@@ -176,7 +176,7 @@ def main(values: flags.FlagValues) -> None:
         name: values[name].value for name in collapse.Setting._fields}
     setting = collapse.Setting(**settings)
     build = partial(models.text_vae, ALPHABET, LENGTH, hidden=values.hidden,
-                    embedding=values.embedding)
+                    embedding=values.embedding, skip=values.skip)
     file = Path(values.out_dir) / 'text_vae.csv'
     rows = open_table(file, Row, collapse.made_with(values, 'embedding'))
 

@@ -2,7 +2,8 @@
 
     encoder   w -> embedding -> GRU over the valid tokens -> mean, logvar of z
     decoder   p(w_t|w_<t, z): the embedding of w_{t-1} and z enter a GRU whose first
-              state is tanh of a linear map of z; its state and z give the logits
+              state is tanh of a linear map of z; its state, and z once more where
+              there is a skip, give the logits
 
 Without z it is a language model: `language_model` is the same decoder with no latent.
 Word dropout replaces inputs of the decoder by a symbol of its own, so that it must ask
@@ -13,7 +14,8 @@ Shapes   B batch, T tokens, V vocabulary, Z latent. Tokens int32[B, T]; lengths
          (tokens, lengths), or tokens alone where all count.
 Units    nats a sequence.
 Sources  Bowman et al. 2016 (arXiv:1511.06349); z at every step and in the first state:
-         He et al. 2019 (arXiv:1901.05534), their decoder.
+         He et al. 2019 (arXiv:1901.05534), their decoder; the skip from z to the
+         logits, a remedy against collapse: Dieng et al. 2019 (arXiv:1807.04863).
 """
 
 from collections.abc import Callable
@@ -75,6 +77,7 @@ class Decoder(nn.Module):
     vocabulary: int
     embedding: int
     hidden: int
+    skip: bool
 
     def setup(self):
         """Make the parts that every step shares."""
@@ -94,7 +97,8 @@ class Decoder(nn.Module):
         """Take one token; (state, logits of the next)."""
         state, out = self.cell(
             state, jnp.concatenate([self.embed(token), latent], axis=-1))
-        return state, self.logits(jnp.concatenate([out, latent], axis=-1))
+        return state, self.logits(
+            jnp.concatenate([out, latent], axis=-1) if self.skip else out)
 
     def __call__(self, latent, inputs):
         scan = nn.scan(lambda module, state, token: module.step(state, token, latent),
@@ -104,7 +108,8 @@ class Decoder(nn.Module):
 
 
 def text_vae(vocabulary: int, length: int, latent_size: int, hidden: int = 128,
-             embedding: int = 32, word_dropout: float = 0.) -> TextVAE:
+             embedding: int = 32, word_dropout: float = 0.,
+             skip: bool = True) -> TextVAE:
     """Build a recurrent variational autoencoder.
 
     Args:
@@ -115,6 +120,7 @@ def text_vae(vocabulary: int, length: int, latent_size: int, hidden: int = 128,
       embedding: of both.
       word_dropout: share of the decoder's inputs that are dropped, where it is given a
         key.
+      skip: let the latent enter the logits, too; without, the decoder of He et al.
 
     Raises:
       ValueError: a size is not positive, or the share is not in [0, 1).
@@ -134,7 +140,7 @@ def text_vae(vocabulary: int, length: int, latent_size: int, hidden: int = 128,
         raise ValueError(f'word_dropout is {word_dropout}; give a share from 0 to 1.')
     start, dropped = vocabulary, vocabulary + 1
     encoder = Encoder(vocabulary, embedding, hidden, latent_size)
-    decoder = Decoder(vocabulary, embedding, hidden)
+    decoder = Decoder(vocabulary, embedding, hidden, skip)
 
     def init(key):
         encoder_key, decoder_key = jax.random.split(key)

@@ -59,6 +59,20 @@ def test_word_dropout_hides_what_came_before(params, key):
     assert len(set(np.asarray(plain).tolist())) == 1
 
 
+def test_the_skip_adds_a_linear_map_of_the_latent_to_the_logits(params):
+    x, z = jnp.array([[0, 2, 1, 1]]), jnp.asarray(Z)
+    plain = text_vae(3, 4, latent_size=2, hidden=3, embedding=2, skip=False)
+    state, latent = jnp.split(params['decoder']['logits']['kernel'], [3])
+    assert latent.shape == (2, 3)
+    logits = params['decoder']['logits']
+    given = {'logits': {'kernel': state, 'bias': logits['bias'] + Z[0] @ latent}}
+    np.testing.assert_allclose(
+        plain.log_likelihood({'decoder': {**params['decoder'], **given}}, z, x),
+        MODEL.log_likelihood(params, z, x), rtol=1e-12)
+    assert jax.eval_shape(plain.init, jax.random.key(0))['decoder']['logits'][
+        'kernel'].shape == (3, 3)
+
+
 def test_without_a_latent_it_is_a_language_model(fill):
     model = text_vae(3, 4, latent_size=0, hidden=3, embedding=2)
     params = fill(model.init)
