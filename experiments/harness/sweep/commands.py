@@ -157,6 +157,7 @@ def main(arguments: Sequence[str]) -> None:
 
     def act(values):
         flags.DEFINE_string('name', name, '', flag_values=values)
+        jobs.require_a_cluster(values)
         sweep = sweeps.read(path, values.set)
         folder = Path(values.out_dir or Path('runs') / sweep.name)
         there = next(path for path in (folder, *folder.parents) if path.exists())

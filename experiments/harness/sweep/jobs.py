@@ -16,6 +16,10 @@ from experiments.harness.sweep.sweep_status import SweepStatus
 # Time from one call of squeue to the next.
 _SQUEUE_SECONDS = 10.
 
+# Flags that say something of a Slurm job alone.
+_OF_A_JOB = ('partition', 'minutes', 'cpus', 'parallelism', 'trials_per_job', 'nodes',
+             'processes_per_node', 'sbatch')
+
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of a cluster."""
@@ -37,6 +41,19 @@ def define_flags(values: flags.FlagValues) -> None:
                          lower_bound=1, **own)
     flags.DEFINE_multi_string('sbatch', [], 'Another option of sbatch, as in '
                               '--sbatch=account=physics; repeat for more.', **own)
+
+
+def require_a_cluster(values: flags.FlagValues) -> None:
+    """Refuse flags of Slurm's jobs where there will be none.
+
+    Raises:
+      SettingError: one was given without --cluster=slurm.
+    """
+    given = [f'--{name}' for name in _OF_A_JOB if values[name].present]
+    if values.cluster != 'slurm' and given:
+        raise SettingError(f'{", ".join(given)} would be ignored, for the sweep runs in '
+                           'processes of this machine; add --cluster=slurm, or leave '
+                           'it out.')
 
 
 class Jobs:
