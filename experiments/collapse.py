@@ -309,10 +309,10 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_enum('arms', list(ARMS), list(ARMS), 'What to train.', **own)
     flags.DEFINE_integer('sentences', 20_000, 'In all; four fifths to train on.',
                          lower_bound=1, **own)
-    flags.DEFINE_integer('test_sentences', 2000, 'To evaluate on, at most.',
+    flags.DEFINE_integer('test_sentences', 1000, 'To evaluate on, at most.',
                          lower_bound=1, **own)
     define_setting_flags(values, hidden=50, latent=2, epochs=15, batch_size=64,
-                         early_epochs=1, seeds=5, nll_samples=500, learning_rate=2e-3,
+                         early_epochs=2, seeds=5, nll_samples=500, learning_rate=2e-3,
                          free_bits=0.5, skip=False)
     flags.DEFINE_integer('seed', 0, 'The first; the data have seed 0.', **own)
     flags.DEFINE_string('out_dir', 'runs/collapse', 'Folder of table and figure.',
