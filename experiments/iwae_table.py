@@ -7,9 +7,11 @@
     ./launch.sh iwae_sweep                                     # the table on digits
 
 The loss of every block is -log 1/K sum_k p(x, z_k) / q(z_k|x), of K = --samples; with
-K = 1 that is -ELBO. A VampPrior's pseudo-inputs are a block of their own. Grey images
-are binarised anew at each visit. Protocol: batch 100, Adam (eps 1e-4) with a rate that
-falls to zero along a cosine; the paper's takes 3280 epochs of batch 20.
+K = 1 that is -ELBO. A VampPrior's pseudo-inputs are a block of their own, and begin at
+training images: where they begin all alike, static MNIST has 147 nats after 21 epochs
+and not 107 after 9. Grey images are binarised anew at each visit. Protocol: batch 100,
+Adam (eps 1e-4) with a rate that falls to zero along a cosine; the paper's takes 3280
+epochs of batch 20.
 
 In the course of training `nll` is taken with --nll_samples on the first --nll_images
 test images, for the curves; at the end with --final_samples on --final_images, for the
@@ -56,6 +58,8 @@ def define_flags(values: flags.FlagValues) -> None:
                       'vamp has a block of its own, prior.', **own)
     flags.DEFINE_integer('components', 100, 'Pseudo-inputs of the vamp prior.',
                          lower_bound=1, **own)
+    flags.DEFINE_enum('pseudo_inputs', 'images', ['images', 'noise'], 'Where those begin: '
+                      'at training images, or all alike.', **own)
     flags.DEFINE_integer('nll_samples', 100, 'Of the NLL in the course of training.',
                          lower_bound=1, **own)
     flags.DEFINE_integer('nll_images', 500, 'Test images for it.', lower_bound=2, **own)
@@ -94,7 +98,13 @@ def build(values: flags.FlagValues, data: Dataset
     if len(net.encode) > 1:
         raise SettingError('--prior=vamp mixes the posteriors of one layer; give '
                            '--layers=1.')
-    vamp = models.vamp_prior(net.encode[0], shape, values.components)
+    images = data.train.examples[:values.components]
+    begin = {'mean': images} if values.pseudo_inputs == 'images' else {}
+    if begin and len(images) < values.components:
+        raise SettingError(f'--components={values.components} of --pseudo_inputs=images, '
+                           f'and there are {len(images)} to train on; ask for fewer, or '
+                           'give --pseudo_inputs=noise.')
+    vamp = models.vamp_prior(net.encode[0], shape, values.components, **begin)
 
     def init(key):
         return {**net.init(key), 'prior': vamp.init(jax.random.fold_in(key, 0))}

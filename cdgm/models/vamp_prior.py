@@ -34,14 +34,17 @@ class VampPrior(NamedTuple):
 
 def vamp_prior(encode: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
                image_shape: Sequence[int], components: int = 500,
-               mean: float = 0.05, deviation: float = 0.01) -> VampPrior:
+               mean: Any = 0.05, deviation: float = 0.01) -> VampPrior:
     """Build a prior whose parameters are params['prior'].
 
     Args:
       encode: (params, x) -> (mean, logvar) of q(z|x), float32[B, Z] each.
       image_shape: shape of one image.
       components: K.
-      mean, deviation: of the pseudo-inputs at the start.
+      mean: of the pseudo-inputs at the start, a number or float[K, *D]: training images
+        give components that lie apart from the first step on, where those of one mean
+        may stay together, and the latent with them.
+      deviation: of the same.
 
     Raises:
       ValueError: components is not positive.

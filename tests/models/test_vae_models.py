@@ -103,6 +103,9 @@ def test_the_vamp_prior_is_the_mixture_of_scipy(key):
     assert np.all(abs(drawn.mean(0) - means.mean(0)) < 4 * np.sqrt(variance / 20_000))
     np.testing.assert_allclose(drawn.var(0), variance, rtol=0.05)
     assert prior.init(key)['inputs'].shape == (4, 3)
+    images = rng.random((4, 3))
+    begun = vamp_prior(encode, (3,), components=4, mean=images).init(key)['inputs']
+    assert 0 < abs(begun - images).max() < 0.05
     slope = jax.jit(jax.grad(lambda p: prior.log_prior(p, jnp.asarray(z)).sum()))
     grads = slope(params)
     assert np.any(grads['prior']['inputs'] != 0) and np.any(grads['encoder'] != 0)
