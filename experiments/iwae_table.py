@@ -58,8 +58,8 @@ def define_flags(values: flags.FlagValues) -> None:
                       'vamp has a block of its own, prior.', **own)
     flags.DEFINE_integer('components', 100, 'Pseudo-inputs of the vamp prior.',
                          lower_bound=1, **own)
-    flags.DEFINE_enum('pseudo_inputs', 'images', ['images', 'noise'], 'Where those begin: '
-                      'at training images, or all alike.', **own)
+    flags.DEFINE_enum('pseudo_inputs', 'images', ['images', 'noise'], 'Where those '
+                      'begin: at training images, or all alike.', **own)
     flags.DEFINE_integer('nll_samples', 100, 'Of the NLL in the course of training.',
                          lower_bound=1, **own)
     flags.DEFINE_integer('nll_images', 500, 'Test images for it.', lower_bound=2, **own)
@@ -101,9 +101,9 @@ def build(values: flags.FlagValues, data: Dataset
     images = data.train.examples[:values.components]
     begin = {'mean': images} if values.pseudo_inputs == 'images' else {}
     if begin and len(images) < values.components:
-        raise SettingError(f'--components={values.components} of --pseudo_inputs=images, '
-                           f'and there are {len(images)} to train on; ask for fewer, or '
-                           'give --pseudo_inputs=noise.')
+        raise SettingError(f'--components={values.components}, and there are '
+                           f'{len(images)} to train on; ask for fewer or give '
+                           '--pseudo_inputs=noise.')
     vamp = models.vamp_prior(net.encode[0], shape, values.components, **begin)
 
     def init(key):

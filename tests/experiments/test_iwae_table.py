@@ -50,7 +50,7 @@ def test_two_layers_have_the_weights_of_their_chain(key):
 
 @pytest.mark.parametrize('arguments, message', [
     (('--prior=vamp', '--layers=2'), 'give --layers=1'),
-    (('--prior=vamp', '--components=5000'), r'there are \d+ to train on; ask for fewer'),
+    (('--prior=vamp', '--components=5000'), r'are \d+ to train on; ask for fewer'),
     (('--order=decoder,prior',), "unknown block 'prior'")])
 def test_what_does_not_go_together_is_one_line(arguments, message):
     with pytest.raises(SettingError, match=message):

@@ -51,7 +51,7 @@ def require_a_cluster(values: flags.FlagValues) -> None:
     """
     given = [f'--{name}' for name in _OF_A_JOB if values[name].present]
     if values.cluster != 'slurm' and given:
-        raise SettingError(f'{", ".join(given)} would be ignored, for the sweep runs in '
+        raise SettingError(f'{", ".join(given)} would be ignored, as the sweep runs in '
                            'processes of this machine; add --cluster=slurm, or leave '
                            'it out.')
 

@@ -89,8 +89,8 @@ def contents(folder):
     ('some.toml --workers=0', 'flag --workers=0: *'),
     ('some.toml --mode=fast', 'flag --mode=fast: *<auto|sequential|vmapped>'),
     ('some.toml --cluster=pbs', 'flag --cluster=pbs: *<local|slurm>'),
-    ('some.toml --minutes=5 --sbatch=account=a', '--minutes, --sbatch would be ignored, '
-     '*; add --cluster=slurm, or leave it out.'),
+    ('some.toml --minutes=5 --sbatch=account=a', '--minutes, --sbatch would be '
+     'ignored, *; add --cluster=slurm, or leave it out.'),
     ('some.toml --preempt_latency=inf', '--preempt_latency=inf; give a finite number.'),
     ('some.toml --set=epoch=2', "some.toml: table 'A': unknown flag 'epoch'; *"),
     ('some.toml --set=epochs', "some.toml: 'epochs' replaces nothing; *"),
