@@ -18,7 +18,7 @@ from cdgm.metrics.likelihood import importance_nll
 from cdgm.metrics.posterior import (
     active_units, bits_per_dimension, elbo_parts, encode_all, latent_use,
     mutual_information, standardised_error)
-from cdgm.metrics.refinement import Refinement, amortisation_gap, rate_distortion
+from cdgm.metrics.refinement import Refinement, rate_distortion
 
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the curve of active units
 
@@ -81,15 +81,16 @@ def evaluate_vae(
     report = _held_out(params, examples, key, nets, log_prior, num_samples, chunk_size,
                        dimensions or _dimensions(examples), say)
     few = jax.tree.map(lambda x: x[:refined], examples)
-    if gap and log_prior is None:
-        report |= _flat(amortisation_gap=amortisation_gap(
-            params, few, gap_key, **nets, refinement=refinement, progress=say('gap')))
-    if betas:
-        curve = rate_distortion(params, few, gap_key, jnp.array(betas), **nets,
-                                refinement=refinement, progress=say('curve'))
-        report |= {f'{name}_at_beta_{beta:g}': estimate.mean[at]
-                   for name, estimate in curve._asdict().items()
-                   for at, beta in enumerate(betas)}
+    owed = [1.] if gap and log_prior is None else []
+    points = list(dict.fromkeys([*betas, *owed]))
+    if points:
+        curve = rate_distortion(params, few, gap_key, jnp.array(points), **nets,
+                                refinement=refinement, progress=say('refinement'))
+        report |= {f'{name}_at_beta_{beta:g}': estimate.mean[points.index(beta)]
+                   for name, estimate in curve._asdict().items() if name != 'gap'
+                   for beta in betas}
+        report |= _flat(**{'amortisation_gap': Estimate(
+            *(value[points.index(beta)] for value in curve.gap)) for beta in owed})
     if standardise is not None:
         report |= _flat(standardised_error=standardised_error(
             params, examples, encode=encode, decode=decode, standardise=standardise,

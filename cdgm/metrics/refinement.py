@@ -30,10 +30,15 @@ from cdgm.metrics.posterior import kl_to_standard
 
 
 class RateDistortion(NamedTuple):
-    """A curve, one point for each beta: Estimates of float32[T], nats."""
+    """A curve, one point for each beta: Estimates of float32[T], nats.
+
+    `gap` is by how much distortion + beta rate of the encoder's posterior is above that
+    of the best one; at beta = 1 it is the amortisation gap.
+    """
 
     rate: Estimate
     distortion: Estimate
+    gap: Estimate
 
 
 class _Terms(NamedTuple):
@@ -83,12 +88,11 @@ def amortisation_gap(params: Any, examples: Any, key: jax.Array, *,
     Raises:
       ValueError: a number of steps or samples is not positive.
     """
-    def gap(start, end):
-        return start.distortion + start.rate - end.distortion - end.rate
-
-    return mean_and_error(_refine_all(
-        params, examples, key, jnp.ones(1), encode, decode, log_likelihood, batch_size,
-        refinement, progress, gap)[:, 0])
+    curve = rate_distortion(
+        params, examples, key, jnp.ones(1), encode=encode, decode=decode,
+        log_likelihood=log_likelihood, batch_size=batch_size, refinement=refinement,
+        progress=progress)
+    return Estimate(*(value[0] for value in curve.gap))
 
 
 def rate_distortion(params: Any, examples: Any, key: jax.Array, betas: Any, *,
@@ -106,14 +110,6 @@ def rate_distortion(params: Any, examples: Any, key: jax.Array, betas: Any, *,
     Returns:
       RateDistortion; -d distortion / d rate = beta along it.
     """
-    out = _refine_all(
-        params, examples, key, jnp.asarray(betas), encode, decode, log_likelihood,
-        batch_size, refinement, progress, lambda start, end: end)
-    return RateDistortion(mean_and_error(out.rate), mean_and_error(out.distortion))
-
-
-def _refine_all(params, examples, key, betas, encode, decode, log_likelihood,
-                batch_size, refinement, progress, report):
     check_positive(**refinement._replace(learning_rate=1)._asdict())
 
     def example(example_and_key):
@@ -136,14 +132,17 @@ def _refine_all(params, examples, key, betas, encode, decode, log_likelihood,
             last = _descend(
                 lambda q, k: _price(terms(q, k, refinement.num_samples), beta), first,
                 step_key, refinement)
-            return report(terms(first, end_key, refinement.final_samples),
-                          terms(last, end_key, refinement.final_samples))
+            start, end = (terms(q, end_key, refinement.final_samples)
+                          for q in (first, last))
+            return RateDistortion(end.rate, end.distortion,
+                                  _price(start, beta) - _price(end, beta))
 
-        return jax.vmap(at)(betas.astype(first[0].dtype))
+        return jax.vmap(at)(jnp.asarray(betas, first[0].dtype))
 
     count = len(jax.tree.leaves(examples)[0])
-    return map_examples(example, (examples, jax.random.split(key, count)), batch_size,
-                        progress)
+    found = map_examples(example, (examples, jax.random.split(key, count)), batch_size,
+                         progress)
+    return RateDistortion(*map(mean_and_error, found))
 
 
 def _price(terms: _Terms, beta):

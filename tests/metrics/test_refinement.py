@@ -42,6 +42,10 @@ def test_the_curve_is_the_closed_form(key):
         np.testing.assert_allclose(got.rate.mean[index], rate, rtol=0.03)
         np.testing.assert_allclose(got.distortion.mean[index], distortion, rtol=0.03)
     assert got.rate.mean[0] > got.rate.mean[1]
+    # The encoder's own price is a line in beta, whose slope is its KL.
+    prices = got.gap.mean + got.distortion.mean + betas * got.rate.mean
+    np.testing.assert_allclose((prices[1] - prices[0]) / (betas[1] - betas[0]),
+                               linear.exact_kl(X, linear.POOR).sum(1).mean(), rtol=1e-9)
 
 
 def test_no_steps_are_refused(key):
