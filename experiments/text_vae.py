@@ -16,8 +16,8 @@ was.
 
 Expect 1.99 for lm and joint, whose latent holds next to nothing (0.17 nats): seven
 letters of context leave a latent nothing to say, so that here collapse is close to the
-optimum: the aggressive rule ends with 0.31. Annealing keeps 2.2 nats and costs 0.025 nats a character, free bits keep 4.2
-and cost 0.008 (docs/vae.md).
+optimum, and the aggressive rule ends with 0.31. Annealing keeps 2.2 nats and costs
+0.025 nats a character, free bits keep 4.2 and cost 0.008 (docs/vae.md).
 """
 
 import time
