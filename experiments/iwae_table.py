@@ -60,6 +60,8 @@ def define_flags(values: flags.FlagValues) -> None:
                          lower_bound=1, **own)
     flags.DEFINE_enum('pseudo_inputs', 'images', ['images', 'noise'], 'Where those '
                       'begin: at training images, or all alike.', **own)
+    flags.DEFINE_float('max_norm', None, "Clip each block's gradient to this norm.",
+                       lower_bound=1e-3, **own)
     flags.DEFINE_integer('nll_samples', 100, 'Of the NLL in the course of training.',
                          lower_bound=1, **own)
     flags.DEFINE_integer('nll_images', 500, 'Test images for it.', lower_bound=2, **own)
@@ -132,7 +134,9 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     def descent(hyper):
         def tx(rate):
             fall = optax.cosine_decay_schedule(1., cycles)
-            return optax.adam(lambda count: rate * fall(count), eps=1e-4)
+            adam = optax.adam(lambda count: rate * fall(count), eps=1e-4)
+            return adam if values.max_norm is None else optax.chain(
+                optax.clip_by_global_norm(values.max_norm), adam)
         leaves = {'joint': ''} if order.blocks == ('joint',) else {
             name: name for name in order.blocks}
         return cdgm.block_descent({

@@ -1,5 +1,6 @@
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +28,16 @@ def test_a_vamp_prior_is_a_block_of_its_own():
     form = jax.eval_shape(ours.init, jax.random.key(0))
     assert form['prior']['inputs'].shape == (3, 8, 8, 1)
     assert list(task('--order=joint').descent(HYPER).blocks) == ['joint']
+
+
+def test_the_gradient_of_a_block_is_clipped_before_adam():
+    clipped = task('--order=joint', '--max_norm=2').descent(HYPER).blocks['joint'].tx
+    plain = task('--order=joint').descent(HYPER).blocks['joint'].tx
+    grads = {'a': jnp.array([30.]), 'b': jnp.array([40.])}
+    scaled = {'a': jnp.array([1.2]), 'b': jnp.array([1.6])}
+    step, state = clipped.update(grads, clipped.init(grads))
+    expected, expected_state = plain.update(scaled, plain.init(grads))
+    chex.assert_trees_all_close((step, state[1]), (expected, expected_state))
 
 
 @pytest.mark.thorough
