@@ -52,6 +52,7 @@ from cdgm.data.synthetic_text import (
 from cdgm.selection import SelectedDescentState
 from experiments.harness import cli, training_flags
 from experiments.harness.report import figures
+from experiments.harness.report.compare import mean_error
 from experiments.harness.report.kept_table import open_table, write_table
 from experiments.harness.train.flops import flops_of_program
 
@@ -351,6 +352,8 @@ def main(values: flags.FlagValues) -> None:
         print(line(rows[-1]), flush=True)
         write_table(file, Row, rows)
     draw(file.with_suffix('.png'), rows)
+    print(*means(rows, nll=2, neg_elbo=2, kl=2, mutual_information=3, active_units=1,
+                 encoder_steps=0, relative_flops=2, seconds=0), sep='\n')
     print(f'wrote {file} and .png')
 
 
@@ -358,6 +361,27 @@ def made_with(values: flags.FlagValues, *names: str) -> dict[str, Any]:
     """The settings of a table's rows: those of every study of these arms, and more."""
     return {name: values[name].value for name in (
         *Setting._fields, 'hidden', 'latent', 'skip', 'nll_samples', *names)}
+
+
+def means(rows: Sequence[Any], **digits: int) -> list[str]:
+    """Fields of a table over its seeds, a line an arm.
+
+    Args:
+      rows: of a study of these arms.
+      digits: field -> how many to show of it; the NLL's are those of its difference
+        from joint's, too, which is taken seed by seed.
+    """
+    joint = {row.seed: row.nll for row in rows if row.arm == 'joint'}
+    lines = []
+    for arm in dict.fromkeys(row.arm for row in rows):
+        mine = [row for row in rows if row.arm == arm]
+        paired = [row.nll - joint[row.seed] for row in mine if row.seed in joint]
+        said = [f'{name} {mean_error([getattr(row, name) for row in mine], number)}'
+                for name, number in digits.items()]
+        if paired:
+            said.insert(1, f"less joint's {mean_error(paired, digits['nll'])}")
+        lines.append(f'{arm}, {len(mine)} seeds: {", ".join(said)}')
+    return lines
 
 
 def missing(values: flags.FlagValues, rows: Sequence[Any]) -> list[tuple[str, int]]:

@@ -205,6 +205,8 @@ def main(values: flags.FlagValues) -> None:
             print(*texts, sep='\n', file=stream)
         write_table(file, Row, rows)
         draw(file.with_suffix('.png'), rows)
+    print(*collapse.means(rows, nll=3, nll_unseen=3, mutual_information=2, novel=2),
+          sep='\n')
     print(f'wrote {file}, .txt and .png')
 
 

@@ -81,16 +81,17 @@ def evaluate_vae(
     report = _held_out(params, examples, key, nets, log_prior, num_samples, chunk_size,
                        dimensions or _dimensions(examples), say)
     few = jax.tree.map(lambda x: x[:refined], examples)
-    owed = [1.] if gap and log_prior is None else []
-    points = list(dict.fromkeys([*betas, *owed]))
+    owed = gap and log_prior is None
+    points = list(dict.fromkeys([*betas, 1.] if owed else betas))
     if points:
         curve = rate_distortion(params, few, gap_key, jnp.array(points), **nets,
                                 refinement=refinement, progress=say('refinement'))
         report |= {f'{name}_at_beta_{beta:g}': estimate.mean[points.index(beta)]
                    for name, estimate in curve._asdict().items() if name != 'gap'
                    for beta in betas}
-        report |= _flat(**{'amortisation_gap': Estimate(
-            *(value[points.index(beta)] for value in curve.gap)) for beta in owed})
+        if owed:
+            report |= _flat(amortisation_gap=jax.tree.map(
+                lambda value: value[points.index(1.)], curve.gap))
     if standardise is not None:
         report |= _flat(standardised_error=standardised_error(
             params, examples, encode=encode, decode=decode, standardise=standardise,

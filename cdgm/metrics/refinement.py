@@ -92,7 +92,7 @@ def amortisation_gap(params: Any, examples: Any, key: jax.Array, *,
         params, examples, key, jnp.ones(1), encode=encode, decode=decode,
         log_likelihood=log_likelihood, batch_size=batch_size, refinement=refinement,
         progress=progress)
-    return Estimate(*(value[0] for value in curve.gap))
+    return jax.tree.map(lambda value: value[0], curve.gap)
 
 
 def rate_distortion(params: Any, examples: Any, key: jax.Array, betas: Any, *,

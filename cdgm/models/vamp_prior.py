@@ -7,7 +7,8 @@ The encoder's gradient reaches the prior too, as its q is what is mixed.
 Shapes   K components, D data axes, B batch, Z latent.
 Units    nats.
 Sources  Tomczak & Welling 2018 (arXiv:1705.07120) eq. 9; pseudo-inputs are kept in
-         [0, 1] by clipping, and start from N(0.05, 0.01), as in their code.
+         [0, 1] by clipping, and start from N(0.05, 0.01), as in their code, or
+         at images.
 """
 
 import math
@@ -34,7 +35,7 @@ class VampPrior(NamedTuple):
 
 def vamp_prior(encode: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]],
                image_shape: Sequence[int], components: int = 500,
-               mean: Any = 0.05, deviation: float = 0.01) -> VampPrior:
+               mean: jax.typing.ArrayLike = 0.05, deviation: float = 0.01) -> VampPrior:
     """Build a prior whose parameters are params['prior'].
 
     Args:

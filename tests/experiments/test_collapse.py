@@ -52,6 +52,18 @@ def test_epochs_take_as_many_decoder_steps_whatever_the_encoder_does(key):
     assert decoder == 5 and both == 0 and 2 * 5 <= encoder <= 4 * 5
 
 
+def test_arms_are_compared_seed_by_seed():
+    row = collapse.Row('joint', 0, 3., *[0.] * 7, 1., 1., '')
+    rows = [row, row._replace(seed=1, nll=5.),
+            row._replace(arm='early', seed=1, nll=4.5),
+            row._replace(arm='early', nll=3.5)]
+    assert collapse.means(rows, nll=2, relative_flops=1) == [
+        "joint, 2 seeds: nll 4.00 ± 1.00, less joint's 0.00 ± 0.00, relative_flops 1.0 "
+        '± 0.0',
+        "early, 2 seeds: nll 4.00 ± 0.50, less joint's 0.00 ± 0.50, relative_flops 1.0 "
+        '± 0.0']
+
+
 @pytest.mark.slow
 def test_the_command_writes_a_row_for_each_arm(tmp_path):
     with jax.enable_x64(False), jax.numpy_rank_promotion('allow'):

@@ -127,7 +127,7 @@ def over_seeds(values) -> Estimate:
         return Estimate(mean, np.sqrt(variance / len(values)))
 
 
-def mean_error(values: np.ndarray, digits: int = 2) -> str:
+def mean_error(values: Sequence[float] | np.ndarray, digits: int = 2) -> str:
     """Write a mean over seeds with its standard error.
 
     >>> mean_error(np.array([1., 2., 3.]))

@@ -16,10 +16,6 @@ from experiments.harness.sweep.sweep_status import SweepStatus
 # Time from one call of squeue to the next.
 _SQUEUE_SECONDS = 10.
 
-# Flags that say something of a Slurm job alone.
-_OF_A_JOB = ('partition', 'minutes', 'cpus', 'parallelism', 'trials_per_job', 'nodes',
-             'processes_per_node', 'sbatch')
-
 
 def define_flags(values: flags.FlagValues) -> None:
     """Add the flags of a cluster."""
@@ -49,7 +45,10 @@ def require_a_cluster(values: flags.FlagValues) -> None:
     Raises:
       SettingError: one was given without --cluster=slurm.
     """
-    given = [f'--{name}' for name in _OF_A_JOB if values[name].present]
+    ours = flags.FlagValues()
+    define_flags(ours)
+    given = [f'--{name}' for name in ours
+             if name != 'cluster' and values[name].present]
     if values.cluster != 'slurm' and given:
         raise SettingError(f'{", ".join(given)} would be ignored, as the sweep runs in '
                            'processes of this machine; add --cluster=slurm, or leave '
