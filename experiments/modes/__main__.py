@@ -46,8 +46,9 @@ PRESETS = {
                     ('simultaneous', '1:1', '5:1', 'extragradient'),
                     ('none', 'r1+r2'), 3, 1500, 500),
     'table': Preset(('ring', 'grid'),
-                    ('non_saturating', 'relativistic', 'least_squares', 'hinge'),
-                    ORDERS, ('none', 'r1', 'r1+r2'), 10, 8000, 2500),
+                    ('non_saturating', 'relativistic', 'least_squares', 'hinge',
+                     'wasserstein'),
+                    ORDERS, ('none', 'r1', 'r1+r2'), 10, 3000, 1000),
     'best': Preset(('ring', 'grid'), ('relativistic',), ('1:1',), ('r1+r2',), 10,
                    70_000, 5000, Setting(cooling=1., learning_rate=3e-3))}
 
