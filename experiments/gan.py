@@ -41,7 +41,11 @@ BLOCKS = ('discriminator', 'generator')
 # Enough for a standard error well below the distances between runs.
 _SAMPLES = 1000
 
-_FORGETFUL = 0.99  # Adam's beta2
+# Of --net=dcgan that is told the class: the generator's hidden layer, its channels, and
+# those of the discriminator.
+_CONDITIONAL = (256,), (64, 32), (32, 64)
+
+_ADAM, _FORGETFUL = 0.999, 0.99  # beta2: optax's, and that of longer games
 
 # Strengths, which are given to the program where they are not 0.
 _PENALTIES = {'r1': losses.r1, 'r2': losses.r2,
@@ -54,6 +58,8 @@ def define_flags(values: flags.FlagValues) -> None:
     training_flags.define_flags(
         values, order='discriminator,generator', learning_rate='2e-4',
         batch_size=64, epochs=40, fresh_minibatches=True)
+    # None: a trial keeps the name that it had without the flag.
+    training_flags.define_cosine(values, default=None)
     own: dict[str, Any] = {'flag_values': values}
     flags.DEFINE_enum('loss', 'non_saturating', sorted(losses.GAN_LOSSES),
                       'Of the two players.', **own)
@@ -151,6 +157,8 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         labels is not None) else 0
     model = nets(values, data.train.examples.shape[1:], classes)
     game = play(values, model, strengths(values))
+    order = _order(values)
+    cycles = training_flags.read_cycles(values, len(data.train.examples))
 
     def asked(count):
         return jnp.arange(count) % classes if classes else None
@@ -187,10 +195,12 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
     def descent(hyper, penalised=True):
         descended = play(values, model, hyper, penalised).losses
         return cdgm.block_descent({name: cdgm.Block(
-            name, descended[name], _tx(values, hyper, name)) for name in BLOCKS})
+            name, descended[name], optimiser(
+                values, hyper, name, order.updates_of(name, cycles), _ADAM))
+            for name in BLOCKS})
 
     plain = Task(
-        init=model.init, descent=descent, order=_order(values), examples=examples,
+        init=model.init, descent=descent, order=order, examples=examples,
         prepare=lambda images, key: images, evaluate=evaluate, draw=draw,
         batch_size=values.batch_size, fresh=values.fresh_minibatches,
         model_state=model_state(game, model), snapshot=snapshot)
@@ -232,8 +242,9 @@ def check_settings(values: flags.FlagValues, data: Dataset) -> None:
     if values.conditional and data.train.labels is None:
         raise SettingError(f'--conditional tells the class, and --dataset={data.name} '
                            'has none; give --noconditional.')
-    if values.conditional and values.net == 'dcgan':
-        raise SettingError('--net=dcgan is told no class; leave --conditional out.')
+    if values.conditional and values.normalisation:
+        raise SettingError(f'--normalisation={values.normalisation} is of nets that '
+                           'are told no class; leave it or --conditional out.')
     if values.normalisation and values.net != 'dcgan':
         raise SettingError(f'--normalisation={values.normalisation} is of --net=dcgan, '
                            'and the other nets have none; leave it out.')
@@ -256,12 +267,13 @@ def check_game(values: flags.FlagValues) -> None:
 def nets(values: flags.FlagValues, image_shape: tuple[int, ...], classes: int) -> Any:
     """The two nets, which are told one of so many classes."""
     packing = values.packing or 1
+    if classes:
+        sizes = _CONDITIONAL if values.net == 'dcgan' else (
+            values.widths, (), values.channels)
+        return models.conditional_gan(image_shape, classes, values.latent, *sizes)
     if values.net == 'dcgan':
         return models.dcgan(image_shape, values.latent, packing=packing,
                             normalisation=values.normalisation or 'none')
-    if classes:
-        return models.conditional_gan(image_shape, classes, values.latent,
-                                      values.widths, (), values.channels)
     return models.gan(image_shape, values.latent, values.widths, values.channels,
                       packing)
 
@@ -300,16 +312,11 @@ def play(values: flags.FlagValues, model: Any, hyper: dict[str, Any],
         raise SettingError(f'--loss={values.loss}: {error}') from None
 
 
-def _tx(values: flags.FlagValues, hyper: dict[str, Any], name: str
-        ) -> optax.GradientTransformation:
-    return clipped(optax.adam(hyper['rates'][name], b1=values.beta1), hyper, name)
-
-
-def optimiser(values: flags.FlagValues, hyper: dict[str, Any], name: str, updates: int
-              ) -> optax.GradientTransformation:
-    """Adam of beta2 0.99, whose rate may fall over so many updates of the block."""
+def optimiser(values: flags.FlagValues, hyper: dict[str, Any], name: str, updates: int,
+              beta2: float = _FORGETFUL) -> optax.GradientTransformation:
+    """Adam, whose rate may fall over so many updates of the block."""
     rate = training_flags.falling(values, hyper['rates'][name], updates)
-    return clipped(optax.adam(rate, values.beta1, _FORGETFUL), hyper, name)
+    return clipped(optax.adam(rate, values.beta1, beta2), hyper, name)
 
 
 def clipped(tx: optax.GradientTransformation, hyper: dict[str, Any], name: str

@@ -45,7 +45,7 @@ _DEFAULTS = {
     'dataset': 'stacked_digits', 'batch_size': 384, 'epochs': 5000., 'evaluations': 10,
     'learning_rate': '3e-3', 'beta1': 0., 'latent': 64, 'loss': 'relativistic',
     'r1': 0.1, 'r2': 0.1, 'average': 0.999, 'samples': 25_600,
-    'classifier_accuracy': 0.95}
+    'classifier_accuracy': 0.95, 'cosine': True}
 
 # Of the perceptrons, both, and of the dcgan.
 _WIDTHS = (256, 256)
@@ -56,7 +56,7 @@ _SHOWN = 90_000
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """Add the flags of the experiment gan, and two more."""
+    """Add the flags of the experiment gan, and one more."""
     gan.define_flags(values)
     for name, value in _DEFAULTS.items():
         values.set_default(name, value)
@@ -64,7 +64,6 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_enum('discriminator', 'full', ['full', *models.SMALL_DISCRIMINATORS],
                       "Of the dcgan: those of PacGAN's table 3 are too small, on "
                       'purpose.', **own)
-    training_flags.define_cosine(values, default=True)
 
 
 def hyper(values: flags.FlagValues) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def without_labels(data):
     ('--label_smoothing=0.1 --loss=hinge', '--loss=hinge: .* has none'),
     ('--lazy=4 --r1=0', '--lazy=4 is how often'),
     ('--normalisation=batch', 'is of --net=dcgan'),
-    ('--net=dcgan --conditional', '--net=dcgan is told no class'),
+    ('--net=dcgan --conditional --normalisation=batch', 'told no class; leave it or'),
     pytest.param('--samples=60 --classifier_epochs=1 --classifier_accuracy=0',
                  '--samples=60: .* more than 64, .*1437; give', marks=pytest.mark.slow),
     pytest.param('--samples=400 --classifier_epochs=1 --classifier_accuracy=1',
