@@ -167,7 +167,7 @@ def task(values: flags.FlagValues, data: Dataset) -> Task:
         return game.sample(params, state[0] if state else None, latent,
                            asked(len(latent)), average=average)
 
-    evaluate, judge = _evaluation(values, data, sample)
+    evaluate, judge = _evaluation(values, data, sample, asked(_SAMPLES))
     latent = _latents(values, _SAMPLES)
     generate = jax.jit(lambda params, *state: sample(params, state, latent[:64]))
 
@@ -327,7 +327,7 @@ def clipped(tx: optax.GradientTransformation, hyper: dict[str, Any], name: str
     return optax.chain(tx, losses.weight_clipping(hyper['clip']))
 
 
-def _evaluation(values: flags.FlagValues, data: Dataset, sample):
+def _evaluation(values: flags.FlagValues, data: Dataset, sample, labels):
     """What is measured in the course of training, and the judge of it, if any."""
     latent = _latents(values, _SAMPLES)
     test = jnp.asarray(data.test.examples[:_SAMPLES])
@@ -342,7 +342,7 @@ def _evaluation(values: flags.FlagValues, data: Dataset, sample):
         measured = {'mmd2': metrics.mmd2(images.reshape(_SAMPLES, -1), test, bandwidth)}
         if judge is None:
             return measured
-        return measured | judge.quick_scores(images)
+        return measured | judge.quick_scores(images, labels)
 
     return evaluate, judge
 
@@ -370,7 +370,7 @@ def _order(values: flags.FlagValues) -> training_flags.UpdatePlan:
 
 EXPERIMENT = Experiment(
     'gan', {'mmd2': 'lower', 'frechet': 'lower', 'density': 'higher',
-            'coverage': 'higher', 'inception_score': 'higher'},
+            'coverage': 'higher', 'inception_score': 'higher', 'accuracy': 'higher'},
     define_flags, traced, hyper, task,
     {'samples.png': 'Samples', 'training.gif': 'Samples of one noise over the training',
      'training.png': 'The same, a row an evaluation', 'scores.txt': 'Scores',

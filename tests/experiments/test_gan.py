@@ -168,6 +168,38 @@ def test_a_mixture_is_that_of_the_images():
     assert np.all(abs(drawn.mean(0) - images.mean(0)) < 4 * error + 0.03)
 
 
+@pytest.mark.parametrize('order, updates', [('discriminator,generator', (4, 4)),
+                                            ('discriminator*2,generator', (8, 4))])
+def test_rates_fall_over_the_updates_of_each_player(order, updates):
+    values = cli.parse(gan.define_flags, [*TINY, '--cosine', '--learning_rate=1e-3',
+                                          '--beta1=0', f'--order={order}'])
+    descent = gan.task(values, load('digits')).descent(gan.hyper(values))
+    for name, count in zip(gan.BLOCKS, updates):
+        tx = descent.blocks[name].tx
+        state, moves = tx.init(1.), []
+        for _ in range(count + 1):
+            update, state = tx.update(1., state)
+            moves.append(float(-update))
+        # Of a gradient that is always 1, Adam's update is the rate.
+        cosine = 0.5 + 0.5 * np.cos(np.pi * np.arange(count + 1) / count)
+        np.testing.assert_allclose(moves, 1e-3 * cosine, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.thorough
+def test_convolutions_are_told_the_class():
+    values = cli.parse(gan.define_flags, ['--net=dcgan', '--conditional',
+                                          '--latent=2'])
+    model = gan.nets(values, (8, 8, 1), classes=10)
+    params = model.init(jax.random.key(0))
+    assert {name.split('_')[0] for net in params.values() for name in net} >= {
+        'Conv', 'Upsampling', 'Dense'}
+    latent, classes = np.zeros((10, 2)), np.arange(10)
+    images = model.generate(params, latent, classes)
+    assert len(np.unique(np.asarray(images).reshape(10, -1), axis=0)) == 10
+    seen = model.discriminate(params, np.repeat(images[:1], 10, 0), classes)
+    assert len(np.unique(seen)) == 10
+
+
 def fail(*arguments, change=lambda data: data):
     values = cli.parse(gan.define_flags, arguments)
     with pytest.raises(SettingError) as caught:
