@@ -219,8 +219,9 @@ def line(rows: list[Row]) -> str:
 
 def tell(plan: Plan, rows: list[Row]) -> None:
     """Print the tables and what explains them, write that, and draw."""
-    rows = [row for row in rows if row.data in plan.data and row.arm in plan.arms
-            and row.seed in plan.seeds]
+    place = {arm: index for index, arm in enumerate(plan.arms)}  # not the file's
+    rows = sorted((row for row in rows if row.data in plan.data and row.arm in place
+                   and row.seed in plan.seeds), key=lambda row: place[row.arm])
     told: list[str] = []
     for data in plan.data:
         number = len(mixtures.MIXTURES[data]().centres)
