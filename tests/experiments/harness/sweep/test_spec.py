@@ -373,9 +373,10 @@ def test_a_folder_without_a_sweep(tmp_path):
 
 NAMES = [
     'audio_gan', 'audio_gan_unlabelled', 'audio_notes', 'audio_vae', 'binarized_mnist',
-    'exact_blocks', 'exact_grey', 'fine_tuning', 'from_scratch', 'gan_mnist',
-    'gan_orders', 'iwae_sweep', 'lagging_pixels', 'quickstart', 'rules', 'smoke',
-    'stacked_hard', 'stacked_table', 'static_mnist', 'vaegan_mnist', 'vaegan_table']
+    'exact_blocks', 'exact_grey', 'fine_tuning', 'from_scratch', 'gan_digits',
+    'gan_mnist', 'gan_orders', 'iwae_sweep', 'lagging_pixels', 'quickstart', 'rules',
+    'smoke', 'stacked_hard', 'stacked_table', 'static_mnist', 'vaegan_mnist',
+    'vaegan_table']
 
 
 @pytest.mark.parametrize('name', NAMES)
