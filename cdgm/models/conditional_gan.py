@@ -113,10 +113,10 @@ def conditional_gan(image_shape: Sequence[int], num_classes: int = 0,
       ValueError: image_shape is not (H, W, C), or packs are to be told a class.
 
     >>> model = conditional_gan((8, 8, 1), 3, latent_size=2, widths=(4,), channels=(2,))
-    >>> params = model.init(jax.random.key(0))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0))
     >>> labels = jnp.zeros(5, jnp.int32)
-    >>> images = model.generate(params, jnp.zeros((5, 2)), labels)
-    >>> images.shape, model.discriminate(params, images, labels).shape
+    >>> images = jax.eval_shape(model.generate, params, jnp.zeros((5, 2)), labels)
+    >>> images.shape, jax.eval_shape(model.discriminate, params, images, labels).shape
     ((5, 8, 8, 1), (5,))
     """
     shape = sizes(image_shape)

@@ -111,10 +111,10 @@ def conditional_vae(image_shape: Sequence[int], num_classes: int = 0,
       ValueError: image_shape is not (H, W, C).
 
     >>> model = conditional_vae((8, 8, 1), 3, latent_size=2, hidden=(4,), channels=(2,))
-    >>> params = model.init(jax.random.key(0))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0))
     >>> labels = jnp.zeros(5, jnp.int32)
-    >>> images = model.decode(params, jnp.zeros((5, 2)), labels)
-    >>> mean, logvar = model.encode(params, images, labels)
+    >>> images = jax.eval_shape(model.decode, params, jnp.zeros((5, 2)), labels)
+    >>> mean, logvar = jax.eval_shape(model.encode, params, images, labels)
     >>> images.shape, mean.shape
     ((5, 8, 8, 1), (5, 2))
     """

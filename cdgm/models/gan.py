@@ -86,9 +86,9 @@ def gan(image_shape: Sequence[int], latent_size: int = 100,
       ValueError: image_shape is not that of an image, or has no channels to pack.
 
     >>> model = gan((8, 8), latent_size=2, generator_widths=(4,))
-    >>> params = model.init(jax.random.key(0))
-    >>> images = model.generate(params, jnp.zeros((5, 2)))
-    >>> images.shape, model.discriminate(params, images).shape
+    >>> params = jax.eval_shape(model.init, jax.random.key(0))
+    >>> images = jax.eval_shape(model.generate, params, jnp.zeros((5, 2)))
+    >>> images.shape, jax.eval_shape(model.discriminate, params, images).shape
     ((5, 8, 8), (5,))
     """
     image_shape = tuple(image_shape)

@@ -41,6 +41,7 @@ def test_a_learned_sigma_starts_where_it_is_told_and_is_the_decoders():
     assert grads['decoder']['log_scale'] != 0
 
 
+@pytest.mark.thorough
 def test_sigma_and_the_last_layer_move_to_their_minimum():
     ours = task('--hidden=8', '--likelihood=learned_gaussian', '--exact_decay=0',
                 '--ridge=0', '--order=last_layer,sigma,decoder,encoder')
@@ -86,6 +87,7 @@ def test_the_rest_is_all_that_is_not_exact():
                                other.params['encoder']['mean']['kernel'], rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_sigma_has_a_rate_of_its_own():
     ours = task('--hidden=8', '--likelihood=learned_gaussian', '--order=joint',
                 '--sigma_rate=0.1', '--sigma=0.5')
@@ -134,6 +136,7 @@ def test_convolutions_take_the_place_of_the_perceptrons():
     assert form['encoder']['mean']['bias'].shape == (2,)
 
 
+@pytest.mark.thorough
 def test_the_decoder_of_pixels_takes_the_place_of_the_others():
     ours = task('--net=pixel', '--hidden=3', '--pixel_layers=2')
     params = ours.init(jax.random.key(0))

@@ -72,10 +72,11 @@ def test_gan(classes, channels):
 def test_a_discriminator_is_shown_packs():
     model = models.conditional_gan((4, 6, 1), latent_size=2, widths=(3,), channels=(2,),
                                    packing=3)
-    params = model.init(jax.random.key(0))
-    images = model.generate(params, jnp.zeros((6, 2)))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    images = jax.eval_shape(model.generate, params, jnp.zeros((6, 2)))
     assert images.shape == (6, 4, 6, 1)
-    assert model.discriminate(params, images.reshape(2, 4, 6, 3)).shape == (2,)
+    packs = jnp.zeros((2, 4, 6, 3))
+    assert jax.eval_shape(model.discriminate, params, packs).shape == (2,)
     with pytest.raises(ValueError, match='a pack has no one class'):
         models.conditional_gan((4, 6, 1), 10, packing=2)
 
