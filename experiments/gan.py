@@ -41,9 +41,10 @@ BLOCKS = ('discriminator', 'generator')
 # Enough for a standard error well below the distances between runs.
 _SAMPLES = 1000
 
-# Of --net=dcgan that is told the class: the generator's hidden layer, its channels, and
-# those of the discriminator.
-_CONDITIONAL = (256,), (64, 32), (32, 64)
+# Of --net=dcgan, the generator's and the discriminator's; and a hidden layer of the
+# generator that is told the class.
+DCGAN_CHANNELS = (64, 32), (32, 64)
+_TOLD_WIDTHS = (256,)
 
 _ADAM, _FORGETFUL = 0.999, 0.99  # beta2: optax's, and that of longer games
 
@@ -268,12 +269,13 @@ def nets(values: flags.FlagValues, image_shape: tuple[int, ...], classes: int) -
     """The two nets, which are told one of so many classes."""
     packing = values.packing or 1
     if classes:
-        sizes = _CONDITIONAL if values.net == 'dcgan' else (
+        sizes = (_TOLD_WIDTHS, *DCGAN_CHANNELS) if values.net == 'dcgan' else (
             values.widths, (), values.channels)
         return models.conditional_gan(image_shape, classes, values.latent, *sizes)
     if values.net == 'dcgan':
-        return models.dcgan(image_shape, values.latent, packing=packing,
-                            normalisation=values.normalisation or 'none')
+        return models.dcgan(image_shape, values.latent, *DCGAN_CHANNELS,
+                            normalisation=values.normalisation or 'none',
+                            packing=packing)
     return models.gan(image_shape, values.latent, values.widths, values.channels,
                       packing)
 

@@ -47,9 +47,7 @@ _DEFAULTS = {
     'r1': 0.1, 'r2': 0.1, 'average': 0.999, 'samples': 25_600,
     'classifier_accuracy': 0.95, 'cosine': True}
 
-# Of the perceptrons, both, and of the dcgan.
-_WIDTHS = (256, 256)
-_GENERATOR, _DISCRIMINATOR = (64, 32), (32, 64)
+_WIDTHS = (256, 256)  # of the perceptrons, both
 
 # Digits that the classifier is shown: scikit-learn's 60 times, MNIST's once.
 _SHOWN = 90_000
@@ -157,9 +155,10 @@ def nets(values: flags.FlagValues, shape: tuple[int, ...]) -> Any:
         return models.dcgan(
             shape, values.latent, (), (), generator_widths=_WIDTHS,
             discriminator_widths=_WIDTHS, packing=values.packing or 1)
+    generator, discriminator = gan.DCGAN_CHANNELS
     return models.dcgan(
-        shape, values.latent, _GENERATOR,
-        models.SMALL_DISCRIMINATORS.get(values.discriminator, _DISCRIMINATOR),
+        shape, values.latent, generator,
+        models.SMALL_DISCRIMINATORS.get(values.discriminator, discriminator),
         normalisation=values.normalisation or 'none', packing=values.packing or 1)
 
 
